@@ -1,0 +1,1 @@
+"""Calibration set, observers, scales, Q/DQ placement, sensitivity, accuracy gate."""

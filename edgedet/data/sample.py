@@ -1,0 +1,74 @@
+"""One sample type for every data set, and the report of what was wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one image before its pixels are read.
+
+    boxes (n, 4) float32 xyxy in pixels of the image file, x1 and y1 exclusive; labels (n,) int64 into
+    the data set's class names; ignore (n,) bool: VOC's "difficult", COCO's crowds. `masks` says where
+    the instance masks come from, `class_map` where the per-pixel classes come from; None where the data
+    set has none.
+    """
+
+    path: Path
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.bool_]
+
+    @property
+    def id(self) -> str:
+        """The file name without its ending."""
+        return self.path.stem
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its truth. image (H, W, 3) uint8 RGB; the rest as in `Truth`."""
+
+    id: str
+    image: npt.NDArray[np.uint8]
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data set: where (file, line; 0 = the whole file) and what."""
+
+    path: Path
+    line: int
+    kind: str
+    detail: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.kind}: {self.detail}"
+
+
+@dataclass
+class Problems:
+    """All problems of a data set; loading goes on without what they name."""
+
+    items: list[Problem] = field(default_factory=list)
+
+    def add(self, path: Path, kind: str, detail: str, *, line: int = 0) -> None:
+        """Note one problem. `kind` is one of a few short phrases, so that they can be counted."""
+        self.items.append(Problem(path, line, kind, detail))
+
+    def counts(self) -> dict[str, int]:
+        """{kind: how often}, most frequent first."""
+        return dict(Counter(p.kind for p in self.items).most_common())
+
+    def __len__(self) -> int:
+        return len(self.items)

@@ -1,0 +1,82 @@
+"""From the raw values of a network's heads to boxes and scores, one definition per kind of head.
+
+A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size and
+gives dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any threshold
+or NMS. The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is
+traced and stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the
+reference of the CUDA kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from edgedet.boxes import Array, from_centre, namespace, sigmoid, softmax
+
+
+def yolo(heads: Mapping[str, Array], size: tuple[int, int], *, boxes_per_cell: int) -> tuple[Array, Array]:
+    """The grid of YOLO v1 (Redmon et al. 2015, section 2; lecture, "YOLO").
+
+    `heads["grid"]` is (N, 5B + K, Sy, Sx): for each of B boxes the logits of (x, y, sqrt w, sqrt h,
+    confidence), then K class logits shared by the cell. x and y are offsets inside the cell, w and h
+    fractions of the image. The score of class k is confidence x Pr(class k | object), as at the paper's
+    test time (equation 1).
+
+    Args:
+        heads: {"grid": (N, 5B + K, Sy, Sx)}, float.
+        size: (height, width) of the network input in pixels.
+        boxes_per_cell: B.
+
+    Returns:
+        boxes (N, Sy*Sx*B, 4) xyxy in network pixels, not clipped; scores (N, Sy*Sx*B, K).
+    """
+    grid = heads["grid"]
+    xp = namespace(grid)
+    n, channels, rows, cols = grid.shape
+    b = boxes_per_cell
+    classes = channels - 5 * b
+    height, width = size
+
+    # (N, 5B+K, Sy, Sx) -> (N, Sy*Sx, 5B+K): cells row by row
+    cells = grid.transpose(0, 2, 3, 1) if xp is np else grid.permute(0, 2, 3, 1)
+    cells = cells.reshape(n, rows * cols, channels)
+    box = sigmoid(cells[..., : 5 * b].reshape(n, rows * cols, b, 5))
+    origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
+    scale = _constant(grid, [width / cols, height / rows])
+    image = _constant(grid, [width, height])
+
+    centre = (box[..., 0:2] + origin) * scale
+    side = box[..., 2:4] * box[..., 2:4] * image
+    boxes = from_centre(xp.concatenate([centre, side], axis=-1)).reshape(n, rows * cols * b, 4)
+
+    probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
+    scores = (box[..., 4:5] * probability).reshape(n, rows * cols * b, classes)
+    return boxes, scores
+
+
+def dense(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Array, Array]:
+    """A graph that has decoded its heads itself: `heads` holds "boxes" and "scores" as returned above."""
+    return heads["boxes"], heads["scores"]
+
+
+Decoder = Callable[..., tuple[Array, Array]]
+
+DECODERS: dict[str, Decoder] = {"yolo": yolo, "dense": dense}
+"""What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
+
+
+def _constant(like: Array, values: list[float]) -> Array:
+    xp = namespace(like)
+    if xp is np:
+        return np.asarray(values, dtype=like.dtype)
+    return xp.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _cell_origins(like: Array, rows: int, cols: int) -> Array:
+    """(1, rows*cols, 1, 2): (column, row) of each cell, row by row."""
+    xs, ys = np.meshgrid(np.arange(cols), np.arange(rows), indexing="xy")
+    flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
+    xp = namespace(like)
+    return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)

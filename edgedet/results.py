@@ -1,0 +1,86 @@
+"""What a model says about a frame: validated numpy values, in pixels of the original frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image of a source.
+
+    image (H, W, 3) uint8 BGR (OpenCV's order); index counts the source's frames from 0, dropped ones
+    included; captured is `time.monotonic()` seconds when the frame was in hand; source names where it
+    came from. The pixels are borrowed: a source may reuse the buffer once the pipeline releases it.
+    """
+
+    image: npt.NDArray[np.uint8]
+    index: int
+    captured: float
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Objects found in one frame, best first.
+
+    boxes (n, 4) float32 xyxy in original pixels, inside the frame; scores (n,) float32 in [0, 1];
+    labels (n,) int64, indices into the spec's classes.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        _expect("boxes", self.boxes, (n, 4), np.float32)
+        _expect("scores", self.scores, (n,), np.float32)
+        _expect("labels", self.labels, (n,), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No objects."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Detections with a mask each: masks (n, H, W) bool in original pixels."""
+
+    detections: Detections
+    masks: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 3 or len(self.masks) != len(self.detections):
+            raise ValueError(f"masks: got shape {self.masks.shape}, expected ({len(self.detections)}, H, W)")
+        _expect("masks", self.masks, self.masks.shape, np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationMap:
+    """A class per pixel: classes (H, W) uint8, indices into the spec's classes, original size."""
+
+    classes: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.classes.ndim != 2:
+            raise ValueError(f"classes: got shape {self.classes.shape}, expected (H, W)")
+        _expect("classes", self.classes, self.classes.shape, np.uint8)
+
+
+Result: TypeAlias = Detections | Instances | SegmentationMap
+
+
+def _expect(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f"{name}: got {array.dtype} {array.shape}, expected {np.dtype(dtype).name} {shape}"
+        )

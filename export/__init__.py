@@ -1,0 +1,1 @@
+"""Checkpoint -> ONNX -> simplified -> typed for a target -> engine."""

@@ -1,0 +1,1 @@
+"""Engines, pipeline, sources, sinks. Never imports torch."""
