@@ -95,7 +95,13 @@ class EmptyDataset(DataError):
 
 
 class AnnotationError(DataError):
-    """A label file cannot be read; the message carries file and line."""
+    """A label file cannot be read; says the file, the line (0 = the whole file) and the reason."""
+
+    def __init__(self, file: object, line: int, reason: str, *, hint: str = "") -> None:
+        place = f"{file}:{line}" if line else str(file)
+        super().__init__(f"{place}: {reason}.", hint=hint)
+        self.line = line
+        self.reason = reason
 
 
 class ImageError(DataError):

@@ -1,0 +1,44 @@
+"""Data sets of several formats as one type; `open_dataset` opens them all. Needs no torch.
+
+`edgedet.data.augment` (which does) is imported by those who train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgedet.data.dataset import Dataset
+from edgedet.data.sample import Problem, Problems, Sample, Truth
+from edgedet.errors import UnknownName, UsageError
+
+__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
+
+KINDS = ("voc", "coco", "yolo", "folder")
+"""What may stand before the colon."""
+
+
+def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | None = None) -> Dataset:
+    """Open a data set by its spec string.
+
+    Args:
+        spec: `voc:PATH` (VOCdevkit, VOC2007, or a folder laid out like it), `coco:FILE.json` or
+            `coco:FOLDER`, `yolo:FOLDER` or `yolo:DATA.yaml`, `folder:PATH` (images without truth).
+        split: the part of the data set; ignored where the format knows none.
+        classes: class names, where they are not to be taken from the data set.
+
+    Raises:
+        UsageError: the spec is not KIND:PATH. UnknownName: no such kind, or no such split.
+        DataError: the path does not exist or is not in this format. EmptyDataset: nothing is usable.
+    """
+    kind, colon, path = spec.partition(":")
+    if not colon or not path or len(kind) == 1:  # one letter: a Windows drive
+        raise UsageError(
+            f"{spec!r} is not KIND:PATH.", hint=f"Kinds: {', '.join(KINDS)}; for example voc:VOCdevkit."
+        )
+    where = Path(path).expanduser()
+    if kind == "voc":
+        from edgedet.data.voc import open_voc
+
+        return open_voc(where, split, classes=classes)
+    raise UnknownName("data kind", kind, KINDS)

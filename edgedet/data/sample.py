@@ -5,25 +5,45 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True)
+class MaskSource(Protocol):
+    """Where an image's instance masks come from; they are decoded only when asked for."""
+
+    def read(self) -> npt.NDArray[np.bool_]:
+        """(n, H, W) bool: one mask for each box of the `Truth`, in its order, at the image's size."""
+        ...
+
+
+class ClassMapSource(Protocol):
+    """Where an image's class per pixel comes from (palette PNG, index PNG, ...); decoded when asked for."""
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8: an index into the data set's classes, 255 where nothing is said (void)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """What is known of one image before its pixels are read.
 
-    boxes (n, 4) float32 xyxy in pixels of the image file, x1 and y1 exclusive; labels (n,) int64 into
-    the data set's class names; ignore (n,) bool: VOC's "difficult", COCO's crowds. `masks` says where
-    the instance masks come from, `class_map` where the per-pixel classes come from; None where the data
-    set has none.
+    boxes (n, 4) float32 xyxy in pixels of the image, x1 and y1 exclusive; labels (n,) int64 into the
+    data set's class names; ignore (n,) bool: VOC's "difficult", COCO's crowds. size is (height, width)
+    as the annotation says it, None where it says nothing. `masks` says where the instance masks come
+    from, `class_map` where the per-pixel classes come from; None where the data set has none.
     """
 
     path: Path
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     ignore: npt.NDArray[np.bool_]
+    size: tuple[int, int] | None = None
+    masks: MaskSource | None = None
+    class_map: ClassMapSource | None = None
 
     @property
     def id(self) -> str:
@@ -31,7 +51,7 @@ class Truth:
         return self.path.stem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """An image with its truth. image (H, W, 3) uint8 RGB; the rest as in `Truth`."""
 
@@ -58,17 +78,25 @@ class Problem:
 
 @dataclass
 class Problems:
-    """All problems of a data set; loading goes on without what they name."""
+    """All problems of a data set, each named once; loading goes on without what they name."""
 
     items: list[Problem] = field(default_factory=list)
+    _seen: set[Problem] = field(default_factory=set, repr=False)
 
     def add(self, path: Path, kind: str, detail: str, *, line: int = 0) -> None:
         """Note one problem. `kind` is one of a few short phrases, so that they can be counted."""
-        self.items.append(Problem(path, line, kind, detail))
+        problem = Problem(path, line, kind, detail)
+        if problem not in self._seen:
+            self._seen.add(problem)
+            self.items.append(problem)
 
     def counts(self) -> dict[str, int]:
         """{kind: how often}, most frequent first."""
         return dict(Counter(p.kind for p in self.items).most_common())
+
+    def summary(self) -> str:
+        """The counts on one line, empty if nothing is wrong: "2 zero area, 1 missing image"."""
+        return ", ".join(f"{n} {kind}" for kind, n in self.counts().items())
 
     def __len__(self) -> int:
         return len(self.items)

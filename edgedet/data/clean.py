@@ -1,0 +1,86 @@
+"""What every label format shares: boxes are checked one by one, and what is wrong is named, not kept."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from edgedet.data.sample import ClassMapSource, MaskSource, Problems, Truth
+
+ZERO_AREA = "zero area"
+OUT_OF_BOUNDS = "out of bounds"
+UNKNOWN_CLASS = "unknown class"
+MALFORMED = "malformed field"
+UNREADABLE = "unreadable annotation"
+MISSING_IMAGE = "missing image"
+BROKEN_IMAGE = "broken image"
+NO_LABELS = "no label file"
+DUPLICATE = "duplicate entry"
+
+ROUNDING = 0.5
+"""Pixels by which a box may leave its image without a report: labels are rounded."""
+
+
+class BoxList:
+    """Collects one image's boxes, clipped to the image; problems name the label file and line."""
+
+    def __init__(self, labels_file: Path, size: tuple[int, int] | None, problems: Problems) -> None:
+        self.file = labels_file
+        self.size = size
+        self.problems = problems
+        self.boxes: list[tuple[float, float, float, float]] = []
+        self.labels: list[int] = []
+        self.ignore: list[bool] = []
+
+    def add(
+        self, box: tuple[float, float, float, float], label: int, *, ignore: bool, line: int, note: str
+    ) -> bool:
+        """Keep a box xyxy in pixels, or note why not. `note` names it in reports. True if it was kept."""
+        if not all(math.isfinite(v) for v in box):
+            self.problems.add(self.file, MALFORMED, f"{note} is not finite", line=line)
+            return False
+        if box[2] <= box[0] or box[3] <= box[1]:
+            self.problems.add(self.file, ZERO_AREA, f"{note} was dropped", line=line)
+            return False
+        kept = box
+        if self.size is not None:
+            height, width = self.size
+            x0, y0, x1, y1 = box
+            kept = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+            if max(abs(a - b) for a, b in zip(box, kept, strict=True)) > ROUNDING:
+                empty = kept[2] <= kept[0] or kept[3] <= kept[1]
+                what = "was dropped" if empty else "was clipped"
+                self.problems.add(
+                    self.file, OUT_OF_BOUNDS, f"{note} {what}: the image is {width}x{height}", line=line
+                )
+            if kept[2] <= kept[0] or kept[3] <= kept[1]:
+                return False
+        self.boxes.append(kept)
+        self.labels.append(label)
+        self.ignore.append(ignore)
+        return True
+
+    def truth(
+        self, image: Path, *, masks: MaskSource | None = None, class_map: ClassMapSource | None = None
+    ) -> Truth:
+        """What was collected, for this image file."""
+        return Truth(
+            path=image,
+            boxes=np.asarray(self.boxes, np.float32).reshape(-1, 4),
+            labels=np.asarray(self.labels, np.int64),
+            ignore=np.asarray(self.ignore, bool),
+            size=self.size,
+            masks=masks,
+            class_map=class_map,
+        )
+
+
+def number(text: str | None) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,102 @@
+"""A data set: labels parsed and checked up front, pixels read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.data.clean import BROKEN_IMAGE
+from edgedet.data.images import read_image
+from edgedet.data.sample import Problems, Sample, Truth
+from edgedet.errors import DataError, EmptyDataset, ImageError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with their truth.
+
+    name: what the data is called in reports and provenance ("voc:VOC2007 train"), without the path of
+    this machine. Boxes whose image size the labels do not tell are clipped when the image is read.
+    Needs no torch.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    truths: list[Truth]
+    problems: Problems = field(default_factory=Problems)
+    labelled: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.truths:
+            found = f" ({self.problems.summary()})" if len(self.problems) else ""
+            first = f" First problem: {self.problems.items[0]}." if len(self.problems) else ""
+            raise EmptyDataset(
+                f"{self.name} has no usable image{found}.{first}", hint="Check the path and its labels."
+            )
+
+    def __len__(self) -> int:
+        return len(self.truths)
+
+    def load(self, index: int) -> Sample:
+        """Image `index` with its truth; the image is (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: the image is absent, truncated or of another size than its labels; also noted in
+                `problems`, once.
+        """
+        truth = self.truths[index]
+        image = cv2.cvtColor(self.image(index), cv2.COLOR_BGR2RGB)
+        return Sample(truth.id, np.asarray(image, np.uint8), truth.boxes, truth.labels, truth.ignore)
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """Image `index` as (H, W, 3) uint8 BGR, what a camera would give. Raises as `load`."""
+        truth = self.truths[index]
+        try:
+            return read_image(truth.path, size=truth.size)
+        except ImageError as e:
+            self.problems.add(truth.path, BROKEN_IMAGE, e.message)
+            raise
+
+    def masks(self, index: int) -> npt.NDArray[np.bool_]:
+        """The instance masks of image `index`: (n, H, W) bool, one for each of its boxes.
+
+        Raises:
+            DataError: the data set has no instance masks.
+        """
+        source = self.truths[index].masks
+        if source is None:
+            raise DataError(f"{self.name} has no instance masks for {self.truths[index].path.name}.")
+        return source.read()
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of classes, image names and labels, in order; pixels are not read."""
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for truth in self.truths:
+            digest.update(json.dumps([truth.path.name, len(truth.boxes)]).encode())
+            for array, dtype in ((truth.boxes, "<f4"), (truth.labels, "<i8"), (truth.ignore, "?")):
+                digest.update(np.ascontiguousarray(array, dtype).tobytes())
+        return digest.hexdigest()
+
+
+def existing(path: Path, kind: str) -> Path:
+    """The path, or DataError with the closest name in its folder."""
+    if path.exists():
+        return path
+    import difflib
+
+    parent = path.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    names = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    missing = path.relative_to(parent).parts[0]
+    close = difflib.get_close_matches(missing, names, n=1, cutoff=0.5)
+    hint = (
+        f"Did you mean {parent / close[0]}?" if close else f"{parent} is the last folder of it that exists."
+    )
+    raise DataError(f"{kind}:{path} does not exist.", hint=hint)

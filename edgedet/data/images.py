@@ -1,0 +1,159 @@
+"""Image files to pixels, refusing what is only half there.
+
+OpenCV fills the missing rest of a truncated JPEG with grey and says nothing, so the file's structure is
+checked before its pixels are believed.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.errors import ImageError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""The image files that edgedet looks for in folders."""
+
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+# inside a scan 0xff is followed by 0 (a stuffed byte), by a restart marker, or by fill bytes
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def read_image(path: Path, *, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """An image file as (H, W, 3) uint8 BGR, upright by its EXIF orientation.
+
+    Args:
+        path: the file.
+        size: (height, width) the labels are for. Where only the pixels as stored have it, they are
+            returned as stored.
+
+    Raises:
+        ImageError: the file is absent, empty, truncated, no image, or of another size.
+    """
+    data = _bytes(path)
+    image = _decode(path, data, cv2.IMREAD_COLOR)
+    if size is not None and image.shape[:2] != size:
+        stored = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored.shape[:2] != size:
+            got, want = f"{image.shape[1]}x{image.shape[0]}", f"{size[1]}x{size[0]}"
+            raise ImageError(
+                f"{path} is {got}, but its labels are for {want}.",
+                hint="Label the image again, or remove it.",
+            )
+        return stored
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) as `read_image` returns them, from the header where that is enough.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    data = _bytes(path)
+    if data.startswith(_PNG) and len(data) >= 24 and data[12:16] == b"IHDR" and b"eXIf" not in data[:4096]:
+        width, height = struct.unpack(">II", data[16:24])
+        return int(height), int(width)
+    if data.startswith(_JPEG):
+        found = _jpeg_header_size(data)
+        if found is not None:
+            return found
+    height, width = _decode(path, data, cv2.IMREAD_COLOR).shape[:2]
+    return int(height), int(width)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name; hidden ones left out."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ImageError(f"Cannot read the image {path}: {e.strerror or e}.") from None
+    if not data:
+        raise ImageError(f"The image {path} is empty (0 bytes).", hint="Copy it again, or remove it.")
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8]:
+    if (data.startswith(_JPEG) and not _jpeg_is_whole(data)) or (
+        data.startswith(_PNG) and not _png_is_whole(data)
+    ):
+        raise ImageError(
+            f"The image {path} is truncated: it ends after {len(data)} bytes, before its end mark.",
+            hint="Copy it again, or remove it.",
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as e:  # for example more pixels than OpenCV's limit
+        raise ImageError(f"The image {path} cannot be decoded: {e.err}.") from None
+    if image is None:
+        raise ImageError(
+            f"The image {path} cannot be decoded.", hint="Convert it to JPEG or PNG, or remove it."
+        )
+    return np.asarray(image, np.uint8)
+
+
+def _jpeg_segments(data: bytes) -> list[tuple[int, int, int]]:
+    """(marker, start of payload, end of payload) up to the end mark (0xd9), or as far as the file goes.
+
+    Walked rather than searched: an embedded thumbnail has an end mark of its own. ITU T.81, annex B.
+    """
+    segments = []
+    at = 2
+    while at + 4 <= len(data) or data[at : at + 2] == b"\xff\xd9":
+        if data[at] != 0xFF:
+            break
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0xD9:
+            segments.append((marker, at + 2, at + 2))
+            break
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a payload
+            at += 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segments.append((marker, at + 4, end))
+        at = end
+        if marker == 0xDA:  # a scan: its data runs to the next marker
+            following = _NEXT_MARKER.search(data, end)
+            if following is None:
+                break
+            at = following.start()
+    return segments
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    segments = _jpeg_segments(data)
+    return bool(segments) and segments[-1][0] == 0xD9
+
+
+def _jpeg_header_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) of the frame header; None where EXIF may turn the image."""
+    for marker, start, _ in _jpeg_segments(data):
+        if marker == 0xE1 and data[start : start + 4] == b"Exif":
+            return None
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0 to SOF15
+            height, width = struct.unpack(">HH", data[start + 1 : start + 5])
+            return int(height), int(width)
+    return None
+
+
+def _png_is_whole(data: bytes) -> bool:
+    """Whether the chunks reach IEND. PNG specification, 5.3."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"IEND":
+            return True
+        at += 12 + length
+    return False
