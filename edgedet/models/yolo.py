@@ -19,7 +19,6 @@ Where this departs from the paper, and why:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +26,8 @@ from torch import Tensor, nn
 from edgedet import decode as decoders
 from edgedet.boxes import iou, to_centre
 from edgedet.models.backbones import Backbone
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a detector is trained on: one image's boxes.
-
-    boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
-    neither to be found nor to be punished (VOC's "difficult", COCO's crowds).
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
+from edgedet.models.base import Model, Targets
+from edgedet.spec import Decode, Output
 
 
 def conv_norm_act(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -51,7 +39,7 @@ def conv_norm_act(inputs: int, outputs: int, kernel: int, stride: int = 1, group
     )
 
 
-class Yolo(nn.Module):
+class Yolo(Model):
     """Backbone, neck and grid head. See the module's docstring for its departures from the paper.
 
     Args:
@@ -118,6 +106,15 @@ class Yolo(nn.Module):
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.decode.yolo`."""
         return decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell)
+
+    def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
+        """One grid."""
+        channels = 5 * self.boxes_per_cell + self.classes
+        return (Output("grid", "grid", (None, channels, size[0] // self.stride, size[1] // self.stride)),)
+
+    def decode_spec(self) -> Decode:
+        """`edgedet.decode.yolo` with B."""
+        return Decode("yolo", {"boxes_per_cell": self.boxes_per_cell})
 
 
 class YoloLoss(nn.Module):

@@ -1,0 +1,54 @@
+"""What every model is: three methods, no type switches."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from edgedet.spec import Decode, Output
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a detector is trained on: one image's boxes.
+
+    boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
+    neither to be found nor to be punished (VOC's "difficult", COCO's crowds).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+
+class Model(nn.Module, abc.ABC):
+    """A network of the lecture: `forward` for the heads, `loss` for training, `decode` for results.
+
+    `stride`: both sides of the input must be multiples of it. `backbone`, where a model has one, holds
+    the pretrained weights, which the recipes train more gently.
+    """
+
+    stride: int
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) normalised -> {role: head tensor}, the raw values that leave the network."""
+
+    @abc.abstractmethod
+    def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """{term: scalar}, already weighted: the loss is their plain sum."""
+
+    @abc.abstractmethod
+    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Heads of an input of `size` (height, width) -> boxes (N, A, 4) in its pixels, scores (N, A, K)."""
+
+    @abc.abstractmethod
+    def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
+        """The head tensors for the spec, in the order of `forward`'s dictionary."""
+
+    @abc.abstractmethod
+    def decode_spec(self) -> Decode:
+        """What `decode` does, for the spec: the kind of `edgedet.decode.DECODERS` and its parameters."""

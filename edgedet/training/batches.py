@@ -1,0 +1,93 @@
+"""Batches in an order that depends on seed and epoch alone, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from edgedet.data import Dataset as Source
+from edgedet.data.augment import apply
+from edgedet.data.sample import Sample
+from edgedet.errors import EmptyDataset, ImageError
+from edgedet.models.base import Targets
+
+Batch = tuple[Tensor, list[Targets], list[str]]
+"""images (N, 3, H, W) uint8 RGB, targets, and what was wrong with images that had to be replaced."""
+
+
+class Samples(Dataset[tuple[Tensor, Targets, str]]):
+    """Augmented samples by (epoch, index); the augmentation depends on seed, epoch and index alone.
+
+    An unreadable image is replaced by the next readable one, and said.
+    """
+
+    def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, str]:
+        epoch, index = key
+        sample, problem = self._readable(index)
+        torch.manual_seed(mixed(self.seed, epoch, index))
+        image, targets = apply(self.transform, sample)
+        return image, targets, problem
+
+    def _readable(self, index: int) -> tuple[Sample, str]:
+        problem = ""
+        for step in range(len(self.source)):
+            try:
+                return self.source.load((index + step) % len(self.source)), problem
+            except ImageError as e:
+                problem = problem or e.message
+        raise EmptyDataset(f"No image of {self.source.name} can be read; the first error: {problem}")
+
+
+class Order(Sampler[list[tuple[int, int]]]):
+    """The batches of one epoch for one process, from batch number `start` on.
+
+    Every process shuffles the same way and takes every `world`-th sample. The last, smaller batch is left
+    out: batch norms and the learning rate are set for whole ones.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int, *, rank: int = 0, world: int = 1) -> None:
+        self.length, self.batch, self.seed = length, batch, seed
+        self.rank, self.world = rank, world
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        for k in range(self.start, len(self)):
+            whole = order[k * self.batch : (k + 1) * self.batch]
+            yield [(self.epoch, i) for i in whole[self.rank :: self.world]]
+
+
+def mixed(*numbers: int) -> int:
+    """One seed of several numbers, the same on every machine and Python."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def collate(items: list[tuple[Tensor, Targets, str]]) -> Batch:
+    """Stack the images; targets stay a list, one per image."""
+    images, targets, problems = zip(*items, strict=True)
+    return torch.stack(images), list(targets), [p for p in problems if p]
+
+
+def loader(samples: Samples, order: Order, workers: int) -> DataLoader[Batch]:
+    """A loader whose workers live as long as the run."""
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+    )

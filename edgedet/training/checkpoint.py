@@ -1,0 +1,88 @@
+"""Checkpoints: safetensors with JSON in their metadata. Loading one never runs code from it.
+
+A model file holds the weights of one model and, in the metadata, its spec (`edgedet.spec`) and the
+options its class was built with. A state file holds all that a run needs to go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgedet.errors import SpecError, WeightsError
+from edgedet.files import atomic_path
+from edgedet.models import build
+from edgedet.models.base import Model
+from edgedet.spec import SPEC_KEY, ModelSpec
+
+OPTIONS_KEY = "edgedet.model_options"
+
+
+def save_model(
+    path: Path, state: Mapping[str, Tensor], spec: ModelSpec, options: Mapping[str, Any], *, half: bool = False
+) -> None:
+    """Write weights with their spec; `half` stores floating point tensors as float16."""
+    tensors = {
+        k: v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype).contiguous()
+        for k, v in state.items()
+    }
+    metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_model(path: Path) -> tuple[Model, ModelSpec]:
+    """The model (in eval mode, float32) and its spec, whose provenance holds the file's sha256.
+
+    Raises:
+        WeightsError: no such file, truncated, or tensors that do not fit the model it names.
+        SpecError: a safetensors file that edgedet did not write.
+    """
+    tensors, metadata = read(path)
+    if SPEC_KEY not in metadata:
+        raise SpecError(
+            f"{path} carries no edgedet spec.", hint="Use a file that edgedet-train wrote (best.safetensors)."
+        )
+    spec = ModelSpec.from_json(metadata[SPEC_KEY])
+    options = json.loads(metadata.get(OPTIONS_KEY, "{}"))
+    model = build(spec.model, len(spec.classes), pretrained=False, **options)
+    load_state(model, tensors, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    from dataclasses import replace
+
+    return model.eval(), spec.with_(provenance=replace(spec.provenance, weights_sha256=digest))
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model, float16 becoming float32; WeightsError names the first that does not fit."""
+    expected = model.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
+    for what, names in (("lacks", missing), ("has unknown", extra), ("has other shapes for", sorted(wrong))):
+        if names:
+            raise WeightsError(
+                f"{path} does not fit {type(model).__name__}: it {what} {len(names)} tensors, first {names[0]!r}.",
+                hint="Use weights of this model, or train again.",
+            )
+    model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; WeightsError if absent or not whole."""
+    if not path.is_file():
+        raise WeightsError(f"No weights at {path}.", hint="Check the path; edgedet-train writes best.safetensors.")
+    try:
+        with safe_open(path, framework="pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as e:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file: {e}.", hint="Copy or train it again."
+        ) from None

@@ -1,0 +1,266 @@
+"""The one training loop, for every model of the registry.
+
+    edgedet-train --model yolo --data voc:VOCdevkit
+    torchrun --nproc-per-node 2 -m edgedet.cli train --model yolo --data voc:VOCdevkit
+
+Determinism: the order of the samples, their augmentation and every random number of a step depend on the
+seed, the epoch and the position alone. A run that was killed goes on from its last state file and, on one
+process with the same number of threads, takes the same steps to the same bits as an unbroken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from edgedet.data import Dataset
+from edgedet.data.augment import detection_transform
+from edgedet.errors import TrainingError
+from edgedet.evaluation import Metrics, evaluate
+from edgedet.evaluation.predict_torch import torch_predictor
+from edgedet.models.base import Model
+from edgedet.spec import ModelSpec
+from edgedet.training.batches import Batch, Order, Samples, loader, mixed
+from edgedet.training.checkpoint import save_model
+from edgedet.training.processes import Processes
+from edgedet.training.recipe import Recipe
+from edgedet.training.run_folder import RunFolder
+from edgedet.training.state import Progress, load_into, save_state
+
+
+@dataclass
+class Trainer:
+    """A run: model, data and recipe, and the folder that holds all that is needed to repeat it.
+
+    Args:
+        model: with its initial weights; trained in place.
+        spec: of the model at its training size; travels with every checkpoint.
+        train, val: data sets with the spec's classes.
+        recipe: the numbers. folder: where the run lives.
+        seed: of everything random. workers: processes that load and augment.
+        state_every: optimiser steps between state files (an epoch's end always writes one).
+        eval_every: epochs between validations. eval_limit: images of `val` per validation (None = all).
+    """
+
+    model: Model
+    spec: ModelSpec
+    train: Dataset
+    val: Dataset | None
+    recipe: Recipe
+    folder: RunFolder
+    processes: Processes
+    seed: int = 0
+    workers: int = 1
+    amp: str = "auto"
+    state_every: int = 50
+    eval_every: int = 1
+    eval_limit: int | None = None
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        device = self.processes.device
+        self.model.to(device=device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
+        self.amp_dtype = amp_dtype(self.amp, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
+        fill = tuple(round(255 * m) for m in self.spec.input.mean)
+        assert len(fill) == 3
+        transform = detection_transform(self.spec.input.size, train=True, fill=fill)
+        self.order = Order(
+            len(self.train), self.recipe.batch, self.seed, rank=self.processes.rank, world=self.processes.world
+        )
+        if len(self.order) == 0:
+            raise TrainingError(
+                f"{self.train.name} has {len(self.train)} images, fewer than one batch of {self.recipe.batch}.",
+                hint="Use a smaller --batch.",
+            )
+        self.batches = loader(Samples(self.train, transform, self.seed), self.order, self.workers)
+        self.normalise = Normalise(self.spec, device)
+
+    def resume(self) -> None:
+        """Go on from the folder's state file."""
+        self.progress = load_into(
+            self.folder.state, self.model, self.average, self.optimizer, self.scaler
+        )
+        self.folder.truncate(self.progress.step, self.progress.epoch)
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Train to the end; yields an event (a JSON-like dictionary) per step and per validation."""
+        wrapped = self._distributed()
+        while self.progress.epoch < self.recipe.epochs and not self.progress.finished:
+            yield from self._epoch(wrapped)
+            self.progress.epoch += 1
+            self.progress.batch = 0
+            last = self.progress.epoch == self.recipe.epochs
+            if self.val is not None and (last or self.progress.epoch % self.eval_every == 0):
+                yield self._validate()
+            elif self.val is None:
+                self._save_best(None)
+            self.progress.finished = last or self._stalled()
+            self._save_state()
+        self.processes.barrier()
+
+    def _epoch(self, wrapped: nn.Module) -> Iterator[dict[str, Any]]:
+        self.order.epoch, self.order.start = self.progress.epoch, self.progress.batch
+        self.model.train()
+        started = time.monotonic()
+        for batch in self.batches:
+            event = self._step(wrapped, batch)
+            self.progress.batch += 1
+            self.progress.step += 1
+            now = time.monotonic()
+            event |= {"images_per_s": self.recipe.batch / max(now - started, 1e-9)}
+            started = now
+            if self.processes.main:
+                self.folder.log_step(event)
+            if self.progress.step % self.state_every == 0:
+                self._save_state()
+            yield event
+        self.order.start = 0
+
+    def _step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
+        images, targets, problems = batch
+        for problem in problems:
+            self.train.problems.add(Path(problem), "unreadable image", "replaced by the next one")
+        step, total = self.progress.step, self.recipe.epochs * len(self.order)
+        factor = learning_rate(step, total, self.recipe)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * group["share"] * factor
+        torch.manual_seed(mixed(self.seed, step, self.processes.rank))
+
+        with torch.autocast(self.processes.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            heads = wrapped(self.normalise(images))
+        terms = self.model.loss(heads, targets)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        values = torch.stack([*terms.values(), loss, norm]).detach().tolist()
+        if not math.isfinite(values[-2]):
+            raise TrainingError(
+                f"The loss became {values[-2]} at step {step} (epoch {self.progress.epoch}).",
+                hint="Lower --lr, or run with --amp off. The last state file is from before.",
+            )
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        update_average(self.average, self.model, self.recipe.ema, step)
+        names = [*terms, "loss", "gradient_norm"]
+        rate = self.recipe.lr * factor
+        return {"step": step, "epoch": self.progress.epoch, "lr": rate} | dict(zip(names, values, strict=True))
+
+    def _validate(self) -> dict[str, Any]:
+        """AP of the averaged weights, on the main process; every process learns the result."""
+        assert self.val is not None
+        metrics: Metrics | None = None
+        if self.processes.main:
+            predict = torch_predictor(self.average, self.spec, device=self.processes.device)
+            metrics = evaluate(predict, self.val, limit=self.eval_limit, progress=False)
+        score = self.processes.broadcast(metrics.ap11 if metrics else 0.0)
+        if score > self.progress.best:
+            self.progress.best, self.progress.best_epoch = score, self.progress.epoch - 1
+            self._save_best(metrics)
+        event = {"validation": self.progress.epoch - 1, "ap11": score, "best": self.progress.best}
+        if self.processes.main:
+            self.folder.log_epoch(event | ({"metrics": json.loads(metrics.to_json())} if metrics else {}))
+        return event
+
+    def _stalled(self) -> bool:
+        since = self.progress.epoch - 1 - self.progress.best_epoch
+        return self.recipe.patience > 0 and since >= self.recipe.patience * self.eval_every
+
+    def _save_best(self, metrics: Metrics | None) -> None:
+        if not self.processes.main:
+            return
+        spec = self.spec
+        if metrics is not None and self.val is not None and self.eval_limit is None:
+            spec = spec.with_(metrics={f"AP50_11point@{self.val.name}": round(metrics.ap11, 6)})
+        save_model(self.folder.best, self.average.state_dict(), spec, self.recipe.model)
+
+    def _save_state(self) -> None:
+        if self.processes.main:
+            self.folder.flush()
+            save_state(
+                self.folder.state, self.progress, self.model, self.average, self.optimizer, self.scaler
+            )
+
+    def _distributed(self) -> nn.Module:
+        if self.processes.world == 1:
+            return self.model
+        return DistributedDataParallel(self.model, broadcast_buffers=False)
+
+
+class Normalise:
+    """uint8 RGB (N, 3, H, W) on any device -> the network's float input, as edgedet.preprocess makes it."""
+
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+        self.device = device
+        self.mean = torch.tensor(spec.input.mean, device=device).view(1, 3, 1, 1) * 255
+        self.std = torch.tensor(spec.input.std, device=device).view(1, 3, 1, 1) * 255
+
+    def __call__(self, images: Tensor) -> Tensor:
+        x = images.to(self.device, non_blocking=True).float()
+        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Trainable parameters by (pretrained or fresh) x (decayed or not); biases and norms do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            share = recipe.backbone_lr if name.startswith("backbone.") else 1.0
+            decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((share, decay), []).append(parameter)
+    return [{"params": p, "share": share, "weight_decay": decay} for (share, decay), p in groups.items()]
+
+
+def learning_rate(step: int, total: int, recipe: Recipe) -> float:
+    """The factor on the peak rate: linear warm-up, then a cosine from 1 to `final_lr`."""
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+    return warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of all floating point state; short-sighted in the first steps."""
+    decay = min(decay, (step + 2) / (step + 11))
+    theirs, ours = list(average.state_dict().values()), list(model.state_dict().values())
+    floats = [(t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()]
+    torch._foreach_lerp_([t for t, _ in floats], [o for _, o in floats], 1 - decay)
+    for mine, other in zip(theirs, ours, strict=True):
+        if not mine.is_floating_point():
+            mine.copy_(other)
+
+
+def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
+    """Mixed precision: "off", "bf16", "fp16", or "auto": bf16 (else fp16) on a GPU, off on a CPU."""
+    if choice == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
+
+
+@contextlib.contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Seeds for building a model, and deterministic algorithms where there is a choice."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+

@@ -1,0 +1,43 @@
+"""What a run is made of: every number that a repetition needs, and the recipes per model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run.
+
+    Args:
+        epochs: passes over the training set.
+        batch: images per step, over all processes.
+        lr: peak learning rate of the fresh layers (AdamW).
+        backbone_lr: the pretrained layers learn at lr x this.
+        weight_decay: AdamW's, on weights of more than one dimension only.
+        warmup: steps of linear increase; then a cosine down to `final_lr` x lr.
+        ema: decay of the averaged weights, which are what is evaluated and saved.
+        clip: gradient norm limit.
+        patience: stop when the validation AP has not risen for this many evaluations; 0 = never.
+        model: options of the model's class.
+    """
+
+    epochs: int = 12
+    batch: int = 32
+    lr: float = 1e-3
+    backbone_lr: float = 0.3
+    weight_decay: float = 0.02
+    warmup: int = 100
+    final_lr: float = 0.02
+    ema: float = 0.998
+    clip: float = 10.0
+    patience: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+RECIPES: dict[str, Recipe] = {
+    "yolo": Recipe(),
+}
+"""What `edgedet-train --model NAME` does without further options."""
