@@ -54,10 +54,17 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def fuse(module: nn.Module) -> None:
-    """Make the products of `ChannelScale` permanent: plain convolutions, ready to export. In place."""
+    """Make the products of `ChannelScale` permanent: plain convolutions, ready to export. In place.
+
+    Not by `remove_parametrizations`: it takes the property from the class, which a deep copy shares with
+    its original, so fusing a copy would break the model it was copied from.
+    """
     for child in module.modules():
-        if parametrize.is_parametrized(child, "weight"):
-            parametrize.remove_parametrizations(child, "weight", leave_parametrized=True)
+        if isinstance(child, nn.Conv2d) and parametrize.is_parametrized(child, "weight"):
+            weight = child.weight.detach()
+            child.__class__ = parametrize.type_before_parametrizations(child)
+            del child.parametrizations
+            child.weight = nn.Parameter(weight)
 
 
 class Backbone(nn.Module):
