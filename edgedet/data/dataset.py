@@ -22,8 +22,8 @@ class Dataset:
     """Images with their truth.
 
     name: what the data is called in reports and provenance ("voc:VOC2007 train"), without the path of
-    this machine. Boxes whose image size the labels do not tell are clipped when the image is read.
-    Needs no torch.
+    this machine; labelled: whether the truths were given at all; notes: what a reader of figures
+    measured on it must know. Needs no torch.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Dataset:
     truths: list[Truth]
     problems: Problems = field(default_factory=Problems)
     labelled: bool = True
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.truths:

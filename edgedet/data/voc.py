@@ -25,6 +25,13 @@ CLASSES = (
 """VOC's 20 classes, in the order of its development kit (alphabetical)."""
 
 
+OFFICIAL = {
+    "VOC2007": {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952},
+    "VOC2012": {"train": 5717, "val": 5823, "trainval": 11540},
+}
+"""Images in the official detection splits: figures measured on other splits cannot be compared."""
+
+
 def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
     """A VOC data set.
 
@@ -58,7 +65,8 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
             problems.add(annotations[i], clean.MISSING_IMAGE, f"JPEGImages has no image {i}")
             continue
         truths.append(_truth(annotation, annotations[i], images[i], labels, problems))
-    return Dataset(f"voc:{root.name} {split}", names, truths, problems)
+    notes = _notes(root.name, split, len(ids))
+    return Dataset(f"voc:{root.name} {split}", names, truths, problems, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,18 @@ def _ids(root: Path, split: str, problems: Problems) -> list[str]:
             elif words:
                 ids[words[0]] = None
     return list(ids)
+
+
+def _notes(name: str, split: str, images: int) -> tuple[str, ...]:
+    """Where the split is not the one that published figures are measured on, say so."""
+    official = OFFICIAL.get(name)
+    if official is None or (split == "test" and official.get(split) == images):
+        return ()
+    if official.get(split) == images:
+        return (f"{name}'s own {split} split: not comparable with figures published for its test split",)
+    return (
+        f"this {split} split ({images} images) is not {name}'s own: not comparable with published figures",
+    )
 
 
 def _classes(root: Path, parsed: dict[str, Annotation]) -> tuple[str, ...]:

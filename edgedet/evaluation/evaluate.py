@@ -1,0 +1,227 @@
+"""Accuracy of anything that turns an image into detections: a torch model, an ONNX file, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.data import Dataset, Truth
+from edgedet.errors import DataError, EmptyDataset, ImageError, MissingDependency
+from edgedet.evaluation.ap import eleven_point, every_point, match
+from edgedet.evaluation.coco_ap import CocoAP, coco_ap
+from edgedet.evaluation.metrics import ClassMetrics, Metrics
+from edgedet.postprocess import postprocess
+from edgedet.preprocess import Preprocessor
+from edgedet.results import Detections
+from edgedet.spec import ModelSpec, Thresholds
+
+EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=100)
+"""Accuracy is measured with nearly every box kept: the precision-recall curve needs its low end."""
+
+Predict = Callable[[npt.NDArray[np.uint8]], Detections]
+"""image (H, W, 3) uint8 BGR -> what was found in it, in its pixels."""
+
+
+class Engine(Protocol):
+    """The part of edgedet.runtime's engines that evaluation uses."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the graph takes and gives."""
+        ...
+
+    def infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """{input name: array} -> {output name: array}."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A callable that knows the names of its labels, which `evaluate` maps to the data set's."""
+
+    predict: Predict
+    classes: tuple[str, ...]
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Detections:
+        """See `Predict`."""
+        return self.predict(image)
+
+
+def engine_predictor(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> Predictor:
+    """Preprocess -> `engine.infer` -> postprocess, one image at a time."""
+    spec = engine.spec.with_(thresholds=thresholds)
+    prepare = Preprocessor(spec.input)
+    # an engine built for a fixed batch takes the image in row 0
+    batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
+
+    def predict(image: npt.NDArray[np.uint8]) -> Detections:
+        placement = prepare(image, batch[0])
+        outputs = engine.infer({spec.input.name: batch})
+        return postprocess(outputs, spec, [placement])[0]
+
+    return Predictor(predict, spec.classes)
+
+
+def evaluate(
+    predict: Predict | Predictor,
+    dataset: Dataset,
+    *,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    iou: float = 0.5,
+    coco: bool = True,
+    progress: bool = True,
+) -> Metrics:
+    """VOC's and COCO's AP of `predict` on `dataset`.
+
+    Args:
+        predict: image (H, W, 3) uint8 BGR -> Detections in its pixels.
+        dataset: images with boxes.
+        classes: what the labels of `predict` mean; by default its attribute `classes`, else the data
+            set's. They are matched with the data set's by name (case, spaces, "_" and "-" aside).
+        limit: evaluate only this many images, evenly spread over the data set.
+        iou: the overlap of the VOC figures.
+        coco: also compute COCO's AP.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: the data set has no truth, or no class in common with the model.
+        EmptyDataset: no image can be read. Unreadable ones are skipped, counted and noted.
+    """
+    if not dataset.labelled:
+        raise DataError(
+            f"{dataset.name} has no boxes to compare with.", hint="Evaluate on voc:, coco: or yolo: data."
+        )
+    names = tuple(classes if classes is not None else getattr(predict, "classes", dataset.classes))
+    mapping, notes = match_classes(names, dataset)
+    indices = spread(len(dataset), limit)
+    detections: list[Detections] = []
+    truths: list[Truth] = []
+    unread: list[str] = []
+    for i in _track(indices, dataset.name, progress):
+        try:
+            image = dataset.image(i)
+        except ImageError as e:  # the data set notes it in its problems too
+            unread.append(e.message)
+            continue
+        detections.append(_relabel(predict(image), mapping))
+        truths.append(dataset.truths[i])
+    if not truths:
+        raise EmptyDataset(f"No image of {dataset.name} can be read; the first: {unread[0]}")
+
+    if len(indices) < len(dataset):
+        notes.append(f"measured on {len(indices)} of {len(dataset)} images")
+    if unread:
+        notes.append(f"{len(unread)} images could not be read; the first: {unread[0]}")
+    known = sorted(set(mapping[mapping >= 0].tolist()))
+    truths = [_only(t, known) for t in truths]
+    found: CocoAP | None = None
+    if coco:
+        try:
+            found = coco_ap(detections, truths, len(dataset.classes))
+        except MissingDependency as e:
+            notes.append(f"no COCO AP: {e}")
+    return Metrics(
+        data=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        images=len(truths),
+        skipped=len(unread),
+        iou=iou,
+        classes=tuple(
+            _class_metrics(
+                dataset.classes[k], k, detections, truths, iou, found.per_class[k] if found else None
+            )
+            for k in known
+        ),
+        coco_ap=found.ap if found else None,
+        coco_ap50=found.ap50 if found else None,
+        coco_ap75=found.ap75 if found else None,
+        notes=(*notes, *dataset.notes),
+    )
+
+
+def match_classes(names: Sequence[str], dataset: Dataset) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The data set's label for each of the model's classes (-1: it has none), and what is missing where.
+
+    Raises:
+        DataError: they have no class in common.
+    """
+    there = {_plain(name): k for k, name in enumerate(dataset.classes)}
+    mapping = np.asarray([there.get(_plain(name), -1) for name in names], np.int64)
+    extra = [name for name, k in zip(names, mapping, strict=True) if k < 0]
+    lacking = [name for k, name in enumerate(dataset.classes) if k not in mapping]
+    if len(extra) == len(names):
+        raise DataError(
+            f"The model's classes ({_some(names)}) and those of {dataset.name} ({_some(dataset.classes)}) "
+            "have none in common.",
+            hint="Evaluate on data of the classes that the model was trained for.",
+        )
+    notes = []
+    if lacking:
+        notes.append(f"{len(lacking)} classes of the data are unknown to the model: {_some(lacking)}")
+    if extra:
+        notes.append(f"{len(extra)} classes of the model are not in the data: {_some(extra)}")
+    return mapping, notes
+
+
+def spread(length: int, limit: int | None) -> list[int]:
+    """`limit` indices (all if None) evenly over range(length)."""
+    if limit is None or limit >= length:
+        return list(range(length))
+    return [i * length // limit for i in range(max(1, limit))]
+
+
+def _class_metrics(
+    name: str,
+    label: int,
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    iou: float,
+    coco: float | None,
+) -> ClassMetrics:
+    curve = match(detections, truths, label, iou=iou)
+    return ClassMetrics(
+        name=name,
+        objects=curve.objects,
+        ignored=curve.ignored,
+        detections=len(curve.correct),
+        ap11=eleven_point(curve),
+        ap_every=every_point(curve),
+        coco_ap=coco,
+    )
+
+
+def _relabel(found: Detections, mapping: npt.NDArray[np.int64]) -> Detections:
+    """The detections in the data set's labels, without the classes it does not have."""
+    labels = mapping[found.labels]
+    keep = labels >= 0
+    return Detections(found.boxes[keep], found.scores[keep], labels[keep])
+
+
+def _only(truth: Truth, labels: Sequence[int]) -> Truth:
+    """The truth without the classes the model cannot know."""
+    keep = np.isin(truth.labels, labels)
+    return Truth(truth.path, truth.boxes[keep], truth.labels[keep], truth.ignore[keep], truth.size)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.casefold() if c not in " _-")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)})"
+
+
+def _track(indices: Sequence[int], what: str, progress: bool) -> Iterator[int]:
+    if not progress:
+        yield from indices
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(indices, description=f"evaluate on {what}", console=Console(stderr=True), transient=True)
