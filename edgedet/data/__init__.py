@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgedet.data.dataset import Dataset
 from edgedet.data.sample import Problem, Problems, Sample, Truth
-from edgedet.errors import UnknownName, UsageError
+from edgedet.errors import DataError, UnknownName, UsageError
 
 __all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
 
@@ -37,8 +37,27 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
             f"{spec!r} is not KIND:PATH.", hint=f"Kinds: {', '.join(KINDS)}; for example voc:VOCdevkit."
         )
     where = Path(path).expanduser()
+    try:
+        return _open(kind, where, split, classes)
+    except OSError as e:
+        raise DataError(f"{spec} cannot be read: {e}.") from e
+
+
+def _open(kind: str, path: Path, split: str, classes: Sequence[str] | None) -> Dataset:
     if kind == "voc":
         from edgedet.data.voc import open_voc
 
-        return open_voc(where, split, classes=classes)
+        return open_voc(path, split, classes=classes)
+    if kind == "coco":
+        from edgedet.data.coco import open_coco
+
+        return open_coco(path, split, classes=classes)
+    if kind == "yolo":
+        from edgedet.data.yolo_txt import open_yolo
+
+        return open_yolo(path, split, classes=classes)
+    if kind == "folder":
+        from edgedet.data.folder import open_folder
+
+        return open_folder(path)
     raise UnknownName("data kind", kind, KINDS)

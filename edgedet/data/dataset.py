@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -89,8 +90,6 @@ def existing(path: Path, kind: str) -> Path:
     """The path, or DataError with the closest name in its folder."""
     if path.exists():
         return path
-    import difflib
-
     parent = path.parent
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent

@@ -19,6 +19,9 @@ from edgedet.errors import ImageError
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 """The image files that edgedet looks for in folders."""
 
+HEADER = 1 << 16
+"""Bytes in which an image's size is looked for."""
+
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # inside a scan 0xff is followed by 0 (a stuffed byte), by a restart marker, or by fill bytes
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -53,17 +56,17 @@ def image_size(path: Path) -> tuple[int, int]:
     """(height, width) as `read_image` returns them, from the header where that is enough.
 
     Raises:
-        ImageError: as `read_image`.
+        ImageError: the file is absent or empty, or what `read_image` raises where it had to decode.
     """
-    data = _bytes(path)
-    if data.startswith(_PNG) and len(data) >= 24 and data[12:16] == b"IHDR" and b"eXIf" not in data[:4096]:
+    data = _bytes(path, HEADER)
+    if data.startswith(_PNG) and len(data) >= 24 and data[12:16] == b"IHDR" and b"eXIf" not in data:
         width, height = struct.unpack(">II", data[16:24])
         return int(height), int(width)
     if data.startswith(_JPEG):
         found = _jpeg_header_size(data)
         if found is not None:
             return found
-    height, width = _decode(path, data, cv2.IMREAD_COLOR).shape[:2]
+    height, width = read_image(path).shape[:2]
     return int(height), int(width)
 
 
@@ -72,9 +75,10 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, count: int = -1) -> bytes:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as f:
+            data = f.read(count)
     except OSError as e:
         raise ImageError(f"Cannot read the image {path}: {e.strerror or e}.") from None
     if not data:

@@ -1,0 +1,249 @@
+"""COCO's object instances: one JSON file for a whole data set (Lin et al. 2014; cocodataset.org/#format-data).
+
+Boxes are x, y, width, height in pixels; category ids are any numbers and become labels in their order;
+crowds (`iscrowd`) are ignored objects. JSON has no lines worth naming (these files have one), so problems
+name the entry: "annotations[12]".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.data import clean
+from edgedet.data.clean import BoxList
+from edgedet.data.dataset import Dataset, existing
+from edgedet.data.sample import Problems, Truth
+from edgedet.errors import AnnotationError, DataError, MissingDependency, UnknownName
+
+
+def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
+    """A COCO data set.
+
+    Args:
+        path: an instances JSON file, or a folder with annotations/instances_SPLIT*.json. The images are
+            looked for beside the file, in `images`, and in a folder called as the file ends
+            (instances_train2017.json: train2017).
+        split: which file of the folder; not looked at if `path` is a file.
+        classes: class names, where they are not to be taken from the file.
+
+    Raises:
+        DataError: absent, or not laid out like COCO. AnnotationError: not a COCO JSON file.
+        UnknownName: no such split. EmptyDataset: no image can be used.
+    """
+    file = _annotations(existing(path, "coco"), split)
+    images, annotations, categories = _lists(file)
+    problems = Problems()
+    names, labels = _categories(file, categories, classes, problems)
+    lists, paths = _images(file, images, problems)
+    masks: dict[int, list[Any]] = {key: [] for key in lists}
+    for position, entry in enumerate(annotations):
+        _annotation(entry, f"annotations[{position}]", file, lists, masks, labels, problems)
+    truths = []
+    for key, boxes in lists.items():
+        if not paths[key].is_file():
+            problems.add(file, clean.MISSING_IMAGE, str(paths[key]))
+            continue
+        truths.append(_truth(boxes, paths[key], masks[key]))
+    return Dataset(f"coco:{file.stem}", names, truths, problems)
+
+
+@dataclass(frozen=True, eq=False)
+class CocoMasks:
+    """The segmentations of one image: polygons (arrays of x, y, x, y, ...) or COCO's run lengths.
+
+    image: as its file is called, for errors; file: the JSON they come from; size: (height, width).
+    """
+
+    segmentations: tuple[Any, ...]
+    size: tuple[int, int]
+    file: Path
+    image: str
+
+    def read(self) -> npt.NDArray[np.bool_]:
+        """(n, H, W) bool, rasterised by COCO's own rule.
+
+        Raises:
+            MissingDependency: faster-coco-eval is not installed. AnnotationError: not a segmentation.
+        """
+        try:
+            from faster_coco_eval.core import mask
+        except ImportError:
+            raise MissingDependency("faster-coco-eval", extra="train", purpose="Reading COCO masks") from None
+        height, width = self.size
+        planes = np.zeros((len(self.segmentations), height, width), bool)
+        for plane, segmentation in zip(planes, self.segmentations, strict=True):
+            try:
+                if not isinstance(segmentation, dict):
+                    polygons = [p.tolist() for p in segmentation]
+                    runs = mask.merge(mask.frPyObjects(polygons, height, width))
+                elif isinstance(segmentation["counts"], list):
+                    runs = mask.frPyObjects(segmentation, height, width)
+                else:
+                    runs = segmentation
+                plane[:] = mask.decode(runs)
+            except (ValueError, TypeError, RuntimeError) as e:  # among them: of another size than the image
+                raise AnnotationError(
+                    self.file, 0, f"a segmentation of {self.image} cannot be read: {e}"
+                ) from None
+        return planes
+
+
+def _annotations(path: Path, split: str) -> Path:
+    if path.is_file():
+        return path
+    files = {p.stem.removeprefix("instances_"): p for p in sorted(path.glob("annotations/instances_*.json"))}
+    if not files:
+        raise DataError(
+            f"coco:{path} is not laid out like COCO: expected annotations/instances_SPLIT.json in it.",
+            hint="Give the JSON file itself: coco:FILE.json.",
+        )
+    fitting = [name for name in files if name == split] or [
+        n for n in files if n.rstrip("0123456789") == split
+    ]
+    if not fitting:
+        raise UnknownName(f"split of {path.name}", split, files)
+    if len(fitting) > 1:
+        raise DataError(f"coco:{path} has several {split} splits.", hint=f"Name one: {', '.join(fitting)}.")
+    return files[fitting[0]]
+
+
+def _lists(file: Path) -> tuple[list[Any], list[Any], list[Any]]:
+    """The three lists of a COCO file."""
+    try:
+        raw = json.loads(file.read_bytes())
+    except OSError as e:
+        raise AnnotationError(file, 0, f"cannot be read: {e.strerror or e}") from None
+    except json.JSONDecodeError as e:
+        raise AnnotationError(file, e.lineno, f"is not JSON: {e.msg}") from None
+    except (ValueError, RecursionError) as e:  # not UTF-8, or nested without end
+        raise AnnotationError(file, 0, f"is not JSON: {e}") from None
+    found = [raw.get(k) if isinstance(raw, dict) else None for k in ("images", "annotations", "categories")]
+    if not all(isinstance(v, list) for v in found):
+        raise AnnotationError(
+            file,
+            0,
+            'is not a COCO instances file: expected an object with the lists "images", "annotations" and '
+            '"categories"',
+        )
+    return found[0], found[1], found[2]  # type: ignore[return-value]  # lists, as just checked
+
+
+def _categories(
+    file: Path, categories: list[Any], classes: Sequence[str] | None, problems: Problems
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The class names, and the label of each category id."""
+    known: dict[int, str] = {}
+    for position, entry in enumerate(categories):
+        key, name = _field(entry, "id"), _field(entry, "name")
+        if not _whole(key) or not isinstance(name, str):
+            problems.add(file, clean.MALFORMED, f"categories[{position}] has no whole id and name")
+            continue
+        known[key] = name
+    # one name under two ids is one class
+    names = tuple(classes) if classes is not None else tuple(dict.fromkeys(known[k] for k in sorted(known)))
+    return names, {key: names.index(name) for key, name in known.items() if name in names}
+
+
+def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int, BoxList], dict[int, Path]]:
+    """An empty box list and the image file for each image id, in the order of the file."""
+    lists: dict[int, BoxList] = {}
+    names: dict[int, str] = {}
+    for position, entry in enumerate(images):
+        key, name = _field(entry, "id"), _field(entry, "file_name")
+        height, width = _field(entry, "height"), _field(entry, "width")
+        if not _whole(key) or not isinstance(name, str) or not name:
+            problems.add(file, clean.MALFORMED, f"images[{position}] has no whole id and file_name")
+            continue
+        if key in lists:
+            problems.add(file, clean.DUPLICATE, f"images[{position}] repeats the id {key}")
+            continue
+        known = _whole(height) and _whole(width) and height > 0 and width > 0
+        lists[key] = BoxList(file, (height, width) if known else None, problems)
+        names[key] = name
+    folder = _image_folder(file, list(names.values())[:20])
+    return lists, {key: folder / name for key, name in names.items()}
+
+
+def _image_folder(file: Path, names: list[str]) -> Path:
+    """The folder that holds most of the first images; beside the file if none does."""
+    top, ending = file.parent, file.stem.removeprefix("instances_")
+    if top.name == "annotations":
+        top = top.parent
+    candidates = [
+        file.parent,
+        top / ending,
+        top / "images" / ending,
+        top / "images",
+        top,
+        file.parent / "images",
+    ]
+    return max(candidates, key=lambda c: sum((c / n).is_file() for n in names))
+
+
+def _annotation(
+    entry: object,
+    where: str,
+    file: Path,
+    lists: dict[int, BoxList],
+    masks: dict[int, list[Any]],
+    labels: dict[int, int],
+    problems: Problems,
+) -> None:
+    image, category, bbox = _field(entry, "image_id"), _field(entry, "category_id"), _field(entry, "bbox")
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(_real(v) for v in bbox)):
+        problems.add(file, clean.MALFORMED, f"{where}: bbox is {bbox!r}, expected four numbers")
+        return
+    boxes = lists.get(image) if _whole(image) else None
+    if boxes is None:
+        problems.add(file, clean.MISSING_IMAGE, f"{where}: no image has the id {image!r}")
+        return
+    label = labels.get(category) if _whole(category) else None
+    if label is None:
+        problems.add(file, clean.UNKNOWN_CLASS, f"{where}: category {category!r} was dropped")
+        return
+    x, y, w, h = bbox
+    note = f"{where} (x {x:g}, y {y:g}, width {w:g}, height {h:g})"
+    if boxes.add((x, y, x + w, y + h), label, ignore=_field(entry, "iscrowd") == 1, line=0, note=note):
+        masks[image].append(_segmentation(_field(entry, "segmentation")))
+
+
+def _segmentation(raw: object) -> Any:
+    """Polygons as arrays (a quarter of the memory of lists), run lengths as they are; None if neither."""
+    if (
+        isinstance(raw, dict)
+        and isinstance(raw.get("counts"), (list, str))
+        and isinstance(raw.get("size"), list)
+    ):
+        return raw
+    if not isinstance(raw, list) or not raw:
+        return None
+    for polygon in raw:
+        if not (isinstance(polygon, list) and len(polygon) >= 6 and all(_real(v) for v in polygon)):
+            return None
+    return [np.asarray(polygon[: len(polygon) // 2 * 2], np.float64) for polygon in raw]
+
+
+def _truth(boxes: BoxList, path: Path, segmentations: list[Any]) -> Truth:
+    if boxes.size is None or any(s is None for s in segmentations):
+        return boxes.truth(path)
+    return boxes.truth(path, masks=CocoMasks(tuple(segmentations), boxes.size, boxes.file, path.name))
+
+
+def _field(entry: object, name: str) -> Any:
+    return entry.get(name) if isinstance(entry, dict) else None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
