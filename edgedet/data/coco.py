@@ -1,4 +1,4 @@
-"""COCO's object instances: one JSON file for a whole data set (Lin et al. 2014; cocodataset.org/#format-data).
+"""COCO's object instances: one JSON file for a whole data set (Lin et al. 2014; cocodataset.org).
 
 Boxes are x, y, width, height in pixels; category ids are any numbers and become labels in their order;
 crowds (`iscrowd`) are ignored objects. JSON has no lines worth naming (these files have one), so problems
@@ -79,8 +79,8 @@ class CocoMasks:
             raise MissingDependency("faster-coco-eval", extra="train", purpose="Reading COCO masks") from None
         height, width = self.size
         planes = np.zeros((len(self.segmentations), height, width), bool)
-        for plane, segmentation in zip(planes, self.segmentations, strict=True):
-            try:
+        try:
+            for plane, segmentation in zip(planes, self.segmentations, strict=True):
                 if not isinstance(segmentation, dict):
                     polygons = [p.tolist() for p in segmentation]
                     runs = mask.merge(mask.frPyObjects(polygons, height, width))
@@ -89,10 +89,9 @@ class CocoMasks:
                 else:
                     runs = segmentation
                 plane[:] = mask.decode(runs)
-            except (ValueError, TypeError, RuntimeError) as e:  # among them: of another size than the image
-                raise AnnotationError(
-                    self.file, 0, f"a segmentation of {self.image} cannot be read: {e}"
-                ) from None
+        except (ValueError, TypeError, RuntimeError) as e:  # among them: of another size than the image
+            reason = f"a segmentation of {self.image} cannot be read: {e}"
+            raise AnnotationError(self.file, 0, reason) from None
         return planes
 
 
