@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,9 @@ from edgedet.spec import ModelSpec, Thresholds
 EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=100)
 """Accuracy is measured with nearly every box kept: the precision-recall curve needs its low end."""
 
-Predict = Callable[[npt.NDArray[np.uint8]], Detections]
+Image: TypeAlias = npt.NDArray[np.uint8]
+
+Predict: TypeAlias = Callable[[Image], Detections]
 """image (H, W, 3) uint8 BGR -> what was found in it, in its pixels."""
 
 
@@ -41,29 +43,31 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A callable that knows the names of its labels, which `evaluate` maps to the data set's."""
+    """A model as a callable that knows its classes, which `evaluate` maps to the data set's.
 
-    predict: Predict
+    many: up to `batch` images at once -> one result each.
+    """
+
+    many: Callable[[Sequence[Image]], list[Detections]]
     classes: tuple[str, ...]
+    batch: int = 1
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> Detections:
-        """See `Predict`."""
-        return self.predict(image)
+    def __call__(self, image: Image) -> Detections:
+        """One image: see `Predict`."""
+        return self.many([image])[0]
 
 
 def engine_predictor(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> Predictor:
-    """Preprocess -> `engine.infer` -> postprocess, one image at a time."""
+    """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
-    # an engine built for a fixed batch takes the image in row 0
     batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
 
-    def predict(image: npt.NDArray[np.uint8]) -> Detections:
-        placement = prepare(image, batch[0])
-        outputs = engine.infer({spec.input.name: batch})
-        return postprocess(outputs, spec, [placement])[0]
+    def many(images: Sequence[Image]) -> list[Detections]:
+        placements = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
+        return postprocess(engine.infer({spec.input.name: batch}), spec, placements)
 
-    return Predictor(predict, spec.classes)
+    return Predictor(many, spec.classes, len(batch))
 
 
 def evaluate(
@@ -99,17 +103,22 @@ def evaluate(
     names = tuple(classes if classes is not None else getattr(predict, "classes", dataset.classes))
     mapping, notes = match_classes(names, dataset)
     indices = spread(len(dataset), limit)
+    many = predict.many if isinstance(predict, Predictor) else lambda images: [predict(i) for i in images]
+    batch = predict.batch if isinstance(predict, Predictor) else 1
     detections: list[Detections] = []
     truths: list[Truth] = []
     unread: list[str] = []
-    for i in _track(indices, dataset.name, progress):
-        try:
-            image = dataset.image(i)
-        except ImageError as e:  # the data set notes it in its problems too
-            unread.append(e.message)
-            continue
-        detections.append(_relabel(predict(image), mapping))
-        truths.append(dataset.truths[i])
+    for chunk in _track(indices, batch, dataset.name, progress):
+        images: list[Image] = []
+        for i in chunk:
+            try:
+                images.append(dataset.image(i))
+            except ImageError as e:  # the data set notes it in its problems too
+                unread.append(e.message)
+                continue
+            truths.append(dataset.truths[i])
+        if images:
+            detections += [_relabel(found, mapping) for found in many(images)]
     if not truths:
         raise EmptyDataset(f"No image of {dataset.name} can be read; the first: {unread[0]}")
 
@@ -217,11 +226,16 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= 5 else f"{shown}, ... ({len(names)})"
 
 
-def _track(indices: Sequence[int], what: str, progress: bool) -> Iterator[int]:
-    if not progress:
-        yield from indices
-        return
+def _track(indices: Sequence[int], batch: int, what: str, progress: bool) -> Iterator[Sequence[int]]:
+    """The indices in chunks of `batch`, under a progress bar on stderr if `progress`."""
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    yield from track(indices, description=f"evaluate on {what}", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"evaluate on {what}", total=len(indices))
+        for start in range(0, len(indices), batch):
+            chunk = indices[start : start + batch]
+            yield chunk
+            bar.advance(task, len(chunk))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Predictor
+from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, Predictor
 from edgedet.postprocess import detections
 from edgedet.preprocess import Preprocessor
 from edgedet.results import Detections
@@ -25,27 +25,28 @@ def torch_predictor(
     *,
     device: torch.device | str = "cpu",
     thresholds: Thresholds = EVAL_THRESHOLDS,
+    batch: int = 16,
 ) -> Predictor:
-    """Preprocess -> `model.forward` and `model.decode` -> NMS, one image at a time, in eval mode.
+    """Preprocess -> `model.forward` and `model.decode` -> NMS, up to `batch` images at once, in eval mode.
 
-    The model must be on `device` and stays there; its training mode is put back after each image.
+    The model must be on `device` and stays there; its training mode is put back after each call.
     """
     import torch
 
     prepare = Preprocessor(spec.input)
-    batch = np.zeros((1, 3, spec.input.height, spec.input.width), np.float32)
+    buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
 
-    def predict(image: npt.NDArray[np.uint8]) -> Detections:
-        placement = prepare(image, batch[0])
+    def many(images: Sequence[Image]) -> list[Detections]:
+        placements = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
+        inputs = torch.from_numpy(buffer[: len(images)]).to(device)
         training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                boxes, scores = model.decode(model(torch.from_numpy(batch).to(device)), spec.input.size)
+                heads = model(inputs.contiguous(memory_format=torch.channels_last))
+                boxes, scores = (t.float().cpu().numpy() for t in model.decode(heads, spec.input.size))
         finally:
             model.train(training)
-        return detections(
-            boxes[0].float().cpu().numpy(), scores[0].float().cpu().numpy(), thresholds, placement
-        )
+        return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(placements)]
 
-    return Predictor(predict, spec.classes)
+    return Predictor(many, spec.classes, batch)
