@@ -27,11 +27,14 @@ def train(
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
     size: Annotated[str | None, typer.Option(help="Network input HxW. [default: the model's]")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
     patience: Annotated[
-        int | None, typer.Option(min=0, help="Stop after this many validations without a better AP; 0 = never.")
+        int | None,
+        typer.Option(min=0, help="Stop after this many validations without a better AP; 0 = never."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load and augment.")] = 1,
@@ -109,7 +112,9 @@ def train(
         if unfinished:
             trainer.resume()
         elif resume:
-            raise TrainingError(f"{folder.path} holds no run to resume.", hint="Leave --resume out to start one.")
+            raise TrainingError(
+                f"{folder.path} holds no run to resume.", hint="Leave --resume out to start one."
+            )
         if processes.main:
             folder.open_board()
         try:
@@ -142,11 +147,17 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         smooth = 0.0
         for event in trainer.run():
             if "validation" in event:
-                console.print(f"epoch {event['validation']}: AP {event['ap11']:.4f} (best {event['best']:.4f})")
+                console.print(
+                    f"epoch {event['validation']}: AP {event['ap11']:.4f} (best {event['best']:.4f})"
+                )
                 continue
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
-                task, completed=event["step"] + 1, epoch=event["epoch"], loss=smooth, rate=event["images_per_s"]
+                task,
+                completed=event["step"] + 1,
+                epoch=event["epoch"],
+                loss=smooth,
+                rate=event["images_per_s"],
             )
 
 
@@ -173,9 +184,13 @@ def finish(trainer: Trainer, json_output: bool) -> None:
     table.add_row("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes")
     table.add_row("data", f"{trainer.train.name}: {len(trainer.train)} images")
     for kind, count in problems.counts().items():
-        table.add_row("problem", f"{count} x {kind}; first: {next(p for p in problems.items if p.kind == kind)}")
+        table.add_row(
+            "problem", f"{count} x {kind}; first: {next(p for p in problems.items if p.kind == kind)}"
+        )
     table.add_row("steps", f"{done.step} in {done.epoch} epochs")
-    table.add_row("best AP", f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)")
+    table.add_row(
+        "best AP", f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)"
+    )
     table.add_row("weights", str(folder.best))
     table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
     Console().print(table)

@@ -41,6 +41,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def output_error(path: Path, error: OSError) -> OutputError:
     """An OSError of writing `path` as the named error it is."""
     if error.errno == errno.ENOSPC:
-        return OutputError(f"The disk is full: could not write {path}.", hint="Free some space and run again.")
+        return OutputError(
+            f"The disk is full: could not write {path}.", hint="Free some space and run again."
+        )
     reason = error.strerror or str(error)
-    return OutputError(f"Cannot write {path}: {reason}.", hint="Choose another folder with -o, or make it writable.")
+    return OutputError(
+        f"Cannot write {path}: {reason}.", hint="Choose another folder with -o, or make it writable."
+    )

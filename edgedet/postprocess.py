@@ -32,7 +32,9 @@ from edgedet.spec import ModelSpec, Thresholds
 Floats = npt.NDArray[np.float32]
 
 
-def nms(boxes: Floats, scores: Floats, thresholds: Thresholds) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def nms(
+    boxes: Floats, scores: Floats, thresholds: Thresholds
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The contract's numpy reference.
 
     Args:

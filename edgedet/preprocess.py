@@ -68,7 +68,7 @@ class Preprocessor:
         self._b = (-np.asarray(spec.mean, np.float64) / std).astype(np.float32)
 
     def __call__(self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> Placement:
-        """image (H, W, 3) uint8 BGR -> out (3, height, width) float32, filled; returns the placement."""
+        """Image (H, W, 3) uint8 BGR -> out (3, height, width) float32, filled; returns the placement."""
         height, width = image.shape[:2]
         placement = self._placement
         if placement is None or (placement.width, placement.height) != (width, height):
@@ -81,7 +81,9 @@ class Preprocessor:
             inner[:] = image
         else:
             shrinks = w < width and h < height
-            cv2.resize(image, (w, h), dst=inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            cv2.resize(
+                image, (w, h), dst=inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
         order = (2, 1, 0) if self.spec.colour == "RGB" else (0, 1, 2)
         for channel, source in enumerate(order):
             np.multiply(self._canvas[..., source], self._a[channel], out=out[channel], casting="unsafe")

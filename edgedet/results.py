@@ -81,6 +81,4 @@ Result: TypeAlias = Detections | Instances | SegmentationMap
 
 def _expect(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type) -> None:
     if array.shape != shape or array.dtype != dtype:
-        raise ValueError(
-            f"{name}: got {array.dtype} {array.shape}, expected {np.dtype(dtype).name} {shape}"
-        )
+        raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected {np.dtype(dtype).name} {shape}")

@@ -155,7 +155,7 @@ class YoloLoss(nn.Module):
         self.class_loss = class_loss
 
     def forward(self, grid: Tensor, targets: Sequence[Targets], stride: int) -> dict[str, Tensor]:
-        """grid (N, 5B + K, Sy, Sx) logits, one `Targets` per image -> {term: scalar}."""
+        """Grid (N, 5B + K, Sy, Sx) logits, one `Targets` per image -> {term: scalar}."""
         n, channels, rows, cols = grid.shape
         b = self.boxes_per_cell
         classes = channels - 5 * b

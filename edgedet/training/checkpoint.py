@@ -27,7 +27,12 @@ OPTIONS_KEY = "edgedet.model_options"
 
 
 def save_model(
-    path: Path, state: Mapping[str, Tensor], spec: ModelSpec, options: Mapping[str, Any], *, half: bool = False
+    path: Path,
+    state: Mapping[str, Tensor],
+    spec: ModelSpec,
+    options: Mapping[str, Any],
+    *,
+    half: bool = False,
 ) -> None:
     """Write weights with their spec; `half` stores floating point tensors as float16."""
     tensors = {
@@ -78,7 +83,9 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; WeightsError if absent or not whole."""
     if not path.is_file():
-        raise WeightsError(f"No weights at {path}.", hint="Check the path; edgedet-train writes best.safetensors.")
+        raise WeightsError(
+            f"No weights at {path}.", hint="Check the path; edgedet-train writes best.safetensors."
+        )
     try:
         with safe_open(path, framework="pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118

@@ -79,7 +79,11 @@ class Trainer:
         assert len(fill) == 3
         transform = detection_transform(self.spec.input.size, train=True, fill=fill)
         self.order = Order(
-            len(self.train), self.recipe.batch, self.seed, rank=self.processes.rank, world=self.processes.world
+            len(self.train),
+            self.recipe.batch,
+            self.seed,
+            rank=self.processes.rank,
+            world=self.processes.world,
         )
         if len(self.order) == 0:
             raise TrainingError(
@@ -91,9 +95,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the folder's state file."""
-        self.progress = load_into(
-            self.folder.state, self.model, self.average, self.optimizer, self.scaler
-        )
+        self.progress = load_into(self.folder.state, self.model, self.average, self.optimizer, self.scaler)
         self.folder.truncate(self.progress.step, self.progress.epoch)
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -159,7 +161,9 @@ class Trainer:
         update_average(self.average, self.model, self.recipe.ema, step)
         names = [*terms, "loss", "gradient_norm"]
         rate = self.recipe.lr * factor
-        return {"step": step, "epoch": self.progress.epoch, "lr": rate} | dict(zip(names, values, strict=True))
+        return {"step": step, "epoch": self.progress.epoch, "lr": rate} | dict(
+            zip(names, values, strict=True)
+        )
 
     def _validate(self) -> dict[str, Any]:
         """AP of the averaged weights, on the main process; every process learns the result."""
@@ -199,7 +203,7 @@ class Trainer:
     def _distributed(self) -> nn.Module:
         if self.processes.world == 1:
             return self.model
-        return DistributedDataParallel(self.model, broadcast_buffers=False)
+        return DistributedDataParallel(self.model, forward_sync_buffers=False)
 
 
 class Normalise:
@@ -263,4 +267,3 @@ def deterministic(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-

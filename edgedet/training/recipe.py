@@ -24,8 +24,8 @@ class Recipe:
         model: options of the model's class.
     """
 
-    epochs: int = 12
-    batch: int = 32
+    epochs: int = 14
+    batch: int = 16
     lr: float = 1e-3
     backbone_lr: float = 0.3
     weight_decay: float = 0.02

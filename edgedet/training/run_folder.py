@@ -1,11 +1,11 @@
 """The folder of a run: everything needed to repeat it, to watch it, and to go on after a kill.
 
-    run.json            the command, settings, seed, data, versions and hardware
-    state.safetensors   all that is needed to go on
-    best.safetensors    the averaged weights of the best validation, with their spec
-    steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm
-    epochs.jsonl        a line per validation
-    events.out.…        the same for TensorBoard
+run.json            the command, settings, seed, data, versions and hardware
+state.safetensors   all that is needed to go on
+best.safetensors    the averaged weights of the best validation, with their spec
+steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm
+epochs.jsonl        a line per validation
+events.out.…        the same for TensorBoard
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class RunFolder:
         known = {"settings": repeatable} | settings
         if self._settings.exists():
             before = json.loads(self._settings.read_text()).get("settings", {})
-            differing = sorted(k for k in before.keys() | repeatable.keys() if before.get(k) != repeatable.get(k))
+            differing = sorted(
+                k for k in before.keys() | repeatable.keys() if before.get(k) != repeatable.get(k)
+            )
             if differing:
                 k = differing[0]
                 raise TrainingError(

@@ -1,0 +1,126 @@
+"""YOLO's loss against values computed by hand, term by term."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from edgedet.models.base import Targets
+from edgedet.models.yolo import YoloLoss, assign_cells
+
+STRIDE = 32
+
+
+def target(boxes: list[list[float]], labels: list[int], ignore: list[bool] | None = None) -> Targets:
+    skip = ignore or [False] * len(boxes)
+    return Targets(
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.tensor(labels, dtype=torch.int64),
+        torch.tensor(skip, dtype=torch.bool),
+    )
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def empty_grid(b: int = 2, k: int = 3) -> Tensor:
+    """A 2 x 2 grid where nothing is seen: confidence 0 to within 1e-9."""
+    grid = torch.zeros(1, 5 * b + k, 2, 2, dtype=torch.float64)
+    for i in range(b):
+        grid[:, 5 * i + 4] = -21.0
+    return grid
+
+
+def test_every_term_by_hand() -> None:
+    # one object, 16 x 32 px, centre (40, 16): column 1, row 0, offset (0.25, 0.5); image 64 x 64
+    truth = target([[32, 0, 48, 32]], [1])
+    grid = empty_grid()
+    # box 1 answers: it lies at offset (0.5, 0.5), of the truth's size, with confidence 0.6
+    grid[0, 5:10, 0, 1] = torch.tensor(
+        [0, 0, logit(0.5), logit(math.sqrt(0.5)), logit(0.6)], dtype=torch.float64
+    )
+    # box 0 is far smaller and claims 0.3
+    grid[0, 0:5, 0, 1] = torch.tensor([0, 0, logit(0.1), logit(0.1), logit(0.3)], dtype=torch.float64)
+    grid[0, 10:, 0, 1] = torch.tensor([0.0, math.log(2), 0.0])
+    terms = YoloLoss(2)(grid, [truth], STRIDE)
+    # IoU: 16 px wide boxes, 8 px apart: 8 / 24
+    iou = 8 / 24
+    assert terms["xy"].item() == pytest.approx(5 * 0.25**2, rel=1e-5)
+    assert terms["wh"].item() == pytest.approx(0, abs=1e-10)
+    assert terms["object"].item() == pytest.approx((0.6 - iou) ** 2, rel=1e-5)
+    assert terms["no_object"].item() == pytest.approx(0.5 * 0.3**2, rel=1e-5)
+    assert terms["class"].item() == pytest.approx(-math.log(2 / 4), rel=1e-5)
+    squared = YoloLoss(2, class_loss="squared")(grid, [truth], STRIDE)
+    assert squared["class"].item() == pytest.approx((0.5 - 1) ** 2 + 2 * 0.25**2, rel=1e-5)
+
+
+def test_the_square_roots_of_width_and_height_are_compared() -> None:
+    truth = target([[16, 8, 48, 56]], [0])  # centre (32, 32): row 1, column 1; 32 x 48 of 64 x 64
+    grid = empty_grid()
+    grid[0, 0:4, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.5), logit(0.5)])
+    grid[0, 5:9, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.01), logit(0.01)])
+    terms = YoloLoss(2)(grid, [truth], STRIDE)
+    expected = 5 * ((0.5 - math.sqrt(0.5)) ** 2 + (0.5 - math.sqrt(0.75)) ** 2)
+    assert terms["wh"].item() == pytest.approx(expected, rel=1e-5)
+    assert terms["xy"].item() == pytest.approx(0, abs=1e-10)
+
+
+def test_an_image_without_objects_only_punishes_confidence() -> None:
+    grid = empty_grid()
+    grid[0, 4, 1, 0] = logit(0.4)
+    terms = YoloLoss(2)(grid, [target([], [])], STRIDE)
+    assert {k: v.item() for k, v in terms.items() if k != "no_object"} == dict.fromkeys(
+        ("xy", "wh", "object", "class"), 0
+    )
+    assert terms["no_object"].item() == pytest.approx(0.5 * 0.4**2, rel=1e-5)
+
+
+def test_an_ignored_object_is_neither_sought_nor_punished() -> None:
+    grid = empty_grid()
+    grid[0, 4, 0, 0] = logit(0.7)
+    terms = YoloLoss(2)(grid, [target([[0, 0, 20, 20]], [0], [True])], STRIDE)
+    assert sum(v.item() for v in terms.values()) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_largest_object_of_a_cell_is_kept() -> None:
+    boxes = [[10.0, 10, 20, 20], [0, 0, 30, 30], [40, 40, 60, 60], [0, 0, 31, 31]]
+    where, truth, labels, ignored = assign_cells(
+        [target(boxes, [0, 1, 2, 1], [False, False, False, True])], 2, 2, STRIDE, torch.device("cpu")
+    )
+    assert where.tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert truth.tolist() == [boxes[1], boxes[2]]
+    assert labels.tolist() == [1, 2]
+    assert ignored[0].tolist() == [[True, False], [False, False]]
+
+
+def test_a_centre_on_the_far_edge_belongs_to_the_last_cell() -> None:
+    where, *_ = assign_cells([target([[62, 62, 66, 66]], [0])], 2, 2, STRIDE, torch.device("cpu"))
+    assert where.tolist() == [[0, 1, 1]]
+
+
+def test_terms_are_means_over_images() -> None:
+    truth = target([[32, 0, 48, 32]], [1])
+    grid = torch.randn(1, 13, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = YoloLoss(2)(grid, [truth], STRIDE)
+    two = YoloLoss(2)(grid.expand(2, -1, -1, -1), [truth, truth], STRIDE)
+    for k in one:
+        assert two[k].item() == pytest.approx(one[k].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_extreme_logits_stay_finite(scale: float) -> None:
+    grid = torch.full((1, 13, 2, 2), scale, requires_grad=True)
+    total = torch.stack(list(YoloLoss(2)(grid, [target([[32, 0, 48, 32]], [1])], STRIDE).values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+    assert grid.grad is not None
+    assert bool(torch.isfinite(grid.grad).all())
+
+
+def test_an_unknown_class_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="class_loss is 'hinge'"):
+        YoloLoss(2, class_loss="hinge")
