@@ -1,7 +1,7 @@
 """Image files to pixels, refusing what is only half there.
 
-OpenCV fills the missing rest of a truncated JPEG with grey and says nothing, so the file's structure is
-checked before its pixels are believed.
+`cv2.imread` fills the missing rest of a truncated JPEG with grey, and whether `cv2.imdecode` does depends
+on OpenCV's version; so the file's structure is checked before its pixels are believed.
 """
 
 from __future__ import annotations

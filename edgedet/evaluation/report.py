@@ -10,17 +10,15 @@ from edgedet.evaluation.metrics import Metrics
 
 
 def summary_table(results: Mapping[str, Metrics]) -> Table:
-    """One row per model: the mean figures, in percent, and the change against the first model."""
+    """One row per model: the mean figures in percent, and the change of the 11-point AP against the first."""
     first = next(iter(results.values()))
-    table = Table(
-        title=f"{first.data}: {first.images} images", title_justify="left", box=None, pad_edge=False
-    )
-    table.add_column("")
-    headings = [f"AP{first.iou * 100:.0f} 11-point", "every-point", "COCO AP", "AP50", "AP75"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    title = f"{first.data}: {first.images} images, VOC AP at IoU {first.iou:g}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("11-point", "every-point", "COCO AP", "AP50", "AP75"):
+        table.add_column(heading, justify="right", no_wrap=True)
     if len(results) > 1:
-        table.add_column("change (11-point)", justify="right")
+        table.add_column("change", justify="right", no_wrap=True)
     for name, m in results.items():
         row = [percent(v) for v in (m.ap11, m.ap_every, m.coco_ap, m.coco_ap50, m.coco_ap75)]
         if len(results) > 1:
@@ -31,13 +29,12 @@ def summary_table(results: Mapping[str, Metrics]) -> Table:
 
 def class_table(results: Mapping[str, Metrics]) -> Table:
     """One row per class: its objects, and each model's 11-point AP in percent."""
-    first = next(iter(results.values()))
     table = Table(title="11-point AP per class", title_justify="left", box=None, pad_edge=False)
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)
     table.add_column("objects", justify="right")
     table.add_column("ignored", justify="right")
     for name in results:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
     # models may know different classes of the data
     names = dict.fromkeys(c.name for m in results.values() for c in m.classes)
@@ -47,7 +44,6 @@ def class_table(results: Mapping[str, Metrics]) -> Table:
         table.add_row(label, str(one.objects), str(one.ignored), *figures)
     if len(names) > 1:
         table.add_row("[bold]mean", "", "", *(f"[bold]{percent(m.ap11)}" for m in results.values()))
-    assert first.classes
     return table
 
 

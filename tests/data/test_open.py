@@ -1,0 +1,84 @@
+"""open_dataset's spec strings, folders, and what every data set has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from edgedet.data import open_dataset
+from edgedet.errors import DataError, EmptyDataset, UnknownName, UsageError
+
+
+@pytest.mark.parametrize("spec", ["", "voc", "voc:", ":x", "C:\\data"])
+def test_no_spec(spec):
+    with pytest.raises((UsageError, UnknownName)):
+        open_dataset(spec)
+
+
+def test_unknown_kind():
+    with pytest.raises(UnknownName, match="no data kind is named 'cocoo'. Did you mean 'coco'"):
+        open_dataset("cocoo:somewhere")
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo", "folder"])
+def test_a_missing_path_suggests_the_close_one(tmp_path, kind):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DataError, match=rf"{kind}:.*fotos.* does not exist. Did you mean .*photos"):
+        open_dataset(f"{kind}:{tmp_path}/fotos/inside")
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo"])
+def test_a_folder_of_another_format(tmp_path, kind):
+    with pytest.raises(DataError, match=f"{kind}:.* is not laid out like"):
+        open_dataset(f"{kind}:{tmp_path}")
+
+
+def test_folder(tmp_path, image):
+    image(tmp_path / "b.jpg")
+    image(tmp_path / "inner" / "a.png", 32, 16)
+    image(tmp_path / ".cache" / "c.png")
+    (tmp_path / "notes.txt").write_text("x")
+    data = open_dataset(f"folder:{tmp_path}")
+    assert [t.path.name for t in data.truths] == ["b.jpg", "a.png"]
+    assert data.labelled is False
+    assert data.load(1).image.shape == (16, 32, 3)
+    assert data.load(1).boxes.shape == (0, 4)
+    assert len(open_dataset(f"folder:{tmp_path / 'b.jpg'}")) == 1
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(EmptyDataset, match="holds no images"):
+        open_dataset(f"folder:{tmp_path}")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="is a file, and no image"):
+        open_dataset(f"folder:{tmp_path / 'a.txt'}")
+
+
+def test_fingerprint_is_of_the_labels_not_the_place(voc, obj, tmp_path):
+    file = voc.add("a", obj("cat", 2, 2, 9, 9))
+    one = open_dataset(f"voc:{voc.root}").fingerprint()
+    assert len(one) == 64
+    moved = voc.root.rename(tmp_path / "VOC2007")
+    assert open_dataset(f"voc:{moved}").fingerprint() == one
+    file = moved / "Annotations" / file.name
+    for change in (("<xmax>9", "<xmax>8"), ("cat", "dog"), ("<difficult>0", "<difficult>1")):
+        text = file.read_text()
+        file.write_text(text.replace(*change))
+        assert open_dataset(f"voc:{moved}").fingerprint() != one
+        file.write_text(text)
+
+
+def test_masks_where_there_are_none(voc, obj):
+    voc.add("a", obj("cat", 2, 2, 9, 9))
+    with pytest.raises(DataError, match="has no instance masks for a.jpg"):
+        open_dataset(f"voc:{voc.root}").masks(0)
+
+
+def test_no_torch():
+    code = (
+        "import sys, edgedet.data, edgedet.data.voc, edgedet.data.coco, edgedet.data.yolo_txt, edgedet.data.folder,"
+        "edgedet.evaluation, edgedet.cli_eval; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
