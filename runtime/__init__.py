@@ -1,5 +1,10 @@
 """Engines, pipeline, sources, sinks. Never imports torch.
 
+    from edgedet.runtime import JsonLines, Pipeline, open_predictor, open_source
+
+    with open_predictor("yolo-int8.onnx") as predictor:
+        report = Pipeline(open_source("0"), predictor, [JsonLines("-")]).run()
+
 Names are loaded on first use (PEP 562), so that `import edgedet.runtime` costs next to nothing.
 """
 
@@ -11,16 +16,50 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgedet.runtime.engine import Engine, Request, open_engine
     from edgedet.runtime.onnx_metadata import read_metadata, read_spec
+    from edgedet.runtime.overlay import Overlay
+    from edgedet.runtime.pipeline import Pipeline
+    from edgedet.runtime.predictor import CpuPredictor, Predictor, open_predictor
+    from edgedet.runtime.sinks import Callback, JsonLines, Null, Sink
+    from edgedet.runtime.sources import Source, open_source
+    from edgedet.runtime.stats import Histogram, Report, Timing
+    from edgedet.runtime.video_sinks import VideoFile, Window
 
-_HOME = {
-    "Engine": "engine",
-    "Request": "engine",
-    "open_engine": "engine",
-    "read_metadata": "onnx_metadata",
-    "read_spec": "onnx_metadata",
+_HOMES = {
+    "engine": ("Engine", "Request", "open_engine"),
+    "onnx_metadata": ("read_metadata", "read_spec"),
+    "overlay": ("Overlay",),
+    "pipeline": ("Pipeline",),
+    "predictor": ("CpuPredictor", "Predictor", "open_predictor"),
+    "sinks": ("Callback", "JsonLines", "Null", "Sink"),
+    "sources": ("Source", "open_source"),
+    "stats": ("Histogram", "Report", "Timing"),
+    "video_sinks": ("VideoFile", "Window"),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["Engine", "Request", "open_engine", "read_metadata", "read_spec"]
+__all__ = [
+    "Callback",
+    "CpuPredictor",
+    "Engine",
+    "Histogram",
+    "JsonLines",
+    "Null",
+    "Overlay",
+    "Pipeline",
+    "Predictor",
+    "Report",
+    "Request",
+    "Sink",
+    "Source",
+    "Timing",
+    "VideoFile",
+    "Window",
+    "open_engine",
+    "open_predictor",
+    "open_source",
+    "read_metadata",
+    "read_spec",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,4 +71,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME})

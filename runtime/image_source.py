@@ -1,0 +1,33 @@
+"""Image files as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgedet.data.images import read_image
+from edgedet.errors import EmptyDataset
+from edgedet.runtime.opencv_log import silence_opencv
+from edgedet.runtime.sources import Image, Source
+
+
+class Images(Source):
+    """Images one after another, in the order given. Each has the size it has.
+
+    Raises EmptyDataset if there is none; `read` raises ImageError for one that cannot be decoded whole.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, name: str) -> None:
+        if not paths:
+            raise EmptyDataset(
+                f"There are no images in {name}.", hint="JPEG, PNG, BMP, WebP and TIFF are read."
+            )
+        silence_opencv()
+        self.name = name
+        self.frames = len(paths)
+        self._paths = iter(paths)
+
+    def read(self, buffer: Image | None) -> Image | None:
+        """See Source. Decoding allocates; the buffer is not used."""
+        path = next(self._paths, None)
+        return None if path is None else read_image(path)

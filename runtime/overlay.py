@@ -1,0 +1,118 @@
+"""Results drawn into the frame, in place.
+
+`Overlay.draw` looks the painter up by the result's type: another kind of result is another entry of
+PAINTERS.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import time
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.results import Detections, Result
+
+Image = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+
+
+class Style:
+    """Sizes that follow the frame's, so that a label reads the same at 320 and at 4K.
+
+    line: width of a box in pixels; font: scale for OpenCV's fonts; pad: pixels around a text.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        short = min(height, width)
+        self.line = max(1, round(short / 300))
+        self.font = max(0.35, short / 1300)
+        self.weight = max(1, round(short / 800))
+        self.pad = max(2, round(short / 240))
+
+
+class Overlay:
+    """Draws results of a model with these classes.
+
+    Args:
+        classes: names by label.
+        caption: a line at the top left, followed by the frame rate; none if empty.
+    """
+
+    def __init__(self, classes: Sequence[str], *, caption: str = "") -> None:
+        self.classes = classes
+        self.colours = [class_colour(i) for i in range(len(classes))]
+        self._caption = caption
+        self._style = Style(1, 1)
+        self._size = (0, 0)
+        self._interval = 0.0
+        self._last = 0.0
+
+    def draw(self, image: Image, result: Result) -> None:
+        """Draw into image (H, W, 3) uint8 BGR."""
+        height, width = image.shape[:2]
+        if (height, width) != self._size:
+            self._size = (height, width)
+            self._style = Style(height, width)
+        PAINTERS[type(result)](image, result, self, self._style)
+        if self._caption:
+            self._draw_caption(image)
+
+    def _draw_caption(self, image: Image) -> None:
+        now = time.monotonic()
+        if self._last:
+            # smoothed over some 20 frames: readable while it changes
+            interval = now - self._last
+            self._interval += (interval - self._interval) * (0.05 if self._interval else 1.0)
+        self._last = now
+        rate = f"  {1 / self._interval:.0f} FPS" if self._interval else ""
+        draw_label(image, self._caption + rate, (0, 0), _BLACK, self._style)
+
+
+def draw_detections(image: Image, result: Result, overlay: Overlay, style: Style) -> None:
+    """Boxes, the best last so that it lies on top, each with its class and score."""
+    assert isinstance(result, Detections)
+    corners = np.rint(result.boxes).astype(int).tolist()
+    scores, labels = result.scores.tolist(), result.labels.tolist()
+    for (x0, y0, x1, y1), score, label in reversed(list(zip(corners, scores, labels, strict=True))):
+        colour = overlay.colours[label]
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), colour, style.line)
+        draw_label(image, f"{overlay.classes[label]} {score:.2f}", (x0, y0), colour, style)
+
+
+Painter = Callable[[Image, Result, Overlay, Style], None]
+
+PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections}
+"""Type of result -> what draws it."""
+
+
+def draw_label(image: Image, text: str, anchor: tuple[int, int], colour: Colour, style: Style) -> None:
+    """Text on a filled background that sits on `anchor` (x, y), moved so that it stays in the frame."""
+    height, width = image.shape[:2]
+    (w, h), below = cv2.getTextSize(text, _FONT, style.font, style.weight)
+    w, h = w + 2 * style.pad, h + below + 2 * style.pad
+    x = max(0, min(anchor[0], width - w))
+    y = max(0, min(anchor[1] - h, height - h))
+    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
+    at = (x + style.pad, y + h - below - style.pad)
+    cv2.putText(image, text, at, _FONT, style.font, text_colour(colour), style.weight, cv2.LINE_AA)
+
+
+def class_colour(label: int) -> Colour:
+    """A BGR colour for a class: always the same, and far from its neighbours' (golden-angle hues)."""
+    hue = (label * 0.6180339887498949) % 1.0
+    value = (1.0, 0.8, 0.9)[label % 3]
+    r, g, b = colorsys.hsv_to_rgb(hue, 0.85, value)
+    return round(255 * b), round(255 * g), round(255 * r)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever stands out: luma by ITU-R BT.601."""
+    b, g, r = background
+    return _BLACK if 0.114 * b + 0.587 * g + 0.299 * r > 140 else _WHITE
