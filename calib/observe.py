@@ -1,0 +1,135 @@
+"""Ranges of a graph's tensors over a calibration set: one image at a time, one histogram per tensor.
+
+The float graph runs in ONNX Runtime with every quantisable tensor as an extra output; what leaves it is
+counted and dropped. Memory is one image's tensors and the histograms, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.calib.observers import METHODS, Histogram
+from edgedet.calib.scales import Scales, graph_hash
+from edgedet.errors import CalibrationError, MissingDependency, UnknownName
+
+OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+"""What engines run on 8-bit inputs. Activations (Clip, Relu) are not among them: they are fused into the
+convolution before them, so there is no tensor between the two."""
+
+DEFAULT_METHOD = "mse"
+
+CHECKPOINTS = 20
+"""How often, over the whole set, ranges are compared to tell when they settled."""
+
+TOLERANCE = 0.02
+
+
+def quantisable(core: Any) -> list[str]:
+    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS, without the heads."""
+    constants = {i.name for i in core.graph.initializer}
+    heads = {o.name for o in core.graph.output}
+    found: dict[str, None] = {}
+    for node in core.graph.node:
+        if node.op_type in OPERATORS:
+            found.update((n, None) for n in node.input if n and n not in constants and n not in heads)
+    return list(found)
+
+
+def observe(
+    core: Any,
+    images: Iterable[npt.NDArray[np.float32]],
+    *,
+    total: int,
+    data: Callable[[], str],
+    method: str = DEFAULT_METHOD,
+    on_image: Callable[[int], None] = lambda _: None,
+) -> Scales:
+    """Run the float graph over a calibration set and choose a range for every quantisable tensor.
+
+    Args:
+        core: onnx.ModelProto, image -> heads, float32.
+        images: network inputs (1, 3, H, W), one after the other.
+        total: how many there will be at most; spreads the checkpoints.
+        data: says what was looked at, asked once at the end.
+        method: a key of `observers.METHODS`.
+        on_image: called with the number of images done, for a progress bar.
+
+    Raises:
+        CalibrationError: no image at all, or a tensor that is not finite.
+    """
+    if method not in METHODS:
+        raise UnknownName("calibration method", method, METHODS)
+    names = quantisable(core)
+    source = core.graph.input[0].name
+    inner = [n for n in names if n != source]
+    session = cpu_session(core, inner)
+    histograms = {n: Histogram() for n in names}
+    every = max(1, total // CHECKPOINTS)
+    history: list[tuple[int, npt.NDArray[np.float64]]] = []
+    done = 0
+    for image in images:
+        values = [image, *session.run(inner, {source: image})]
+        for name, value in zip([source, *inner], values, strict=True):
+            if name in histograms:
+                try:
+                    histograms[name].add(value)
+                except FloatingPointError:
+                    raise CalibrationError(
+                        f"Tensor {name!r} is not finite (NaN or infinity) on image {done + 1}.",
+                        hint="The weights are broken: evaluate them with edgedet-eval before quantising.",
+                    ) from None
+        done += 1
+        if done % every == 0:
+            history.append((done, _thresholds(histograms, method)))
+        on_image(done)
+    if not done:
+        raise CalibrationError(
+            "The calibration set holds no usable image.", hint="Give --calib-data a folder with images."
+        )
+    ranges = {n: h.range(method) for n, h in histograms.items()}
+    final = np.array([r.threshold for r in ranges.values()])
+    return Scales(graph_hash(core), data(), done, method, _settled(history, final, done), ranges)
+
+
+def _thresholds(histograms: dict[str, Histogram], method: str) -> npt.NDArray[np.float64]:
+    return np.array([h.range(method).threshold for h in histograms.values()])
+
+
+def _settled(
+    history: list[tuple[int, npt.NDArray[np.float64]]], final: npt.NDArray[np.float64], images: int
+) -> int:
+    """The first checkpoint from which on every threshold stays within TOLERANCE of its last value."""
+    settled = images
+    for done, thresholds in reversed(history):
+        if (np.abs(thresholds - final) > TOLERANCE * final).any():
+            break
+        settled = done
+    return settled
+
+
+def cpu_session(core: Any, outputs: Sequence[str] = ()) -> Any:
+    """An onnxruntime.InferenceSession of a graph on the CPU, with more tensors as outputs behind its own.
+
+    `run(None, ...)` returns the graph's own outputs where `outputs` is empty.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency("onnxruntime", extra="export", purpose="Calibration") from None
+    import onnx
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(core)
+    heads = {o.name for o in graph.graph.output}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in heads)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # an arena keeps what it once grew to; without it the peak is one image's tensors
+    options.enable_cpu_mem_arena = False
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

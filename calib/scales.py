@@ -1,0 +1,142 @@
+"""`Scales`: what calibration found, bound by hash to the graph it was found on and to the data.
+
+Only activation ranges are stored. Per-channel weight scales are a pure function of the weights
+(max |w| of each output channel / 127), and the graph's hash pins the weights, so the writer computes
+them; the cache stays a page of readable JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgedet.errors import CalibrationError
+from edgedet.files import write_atomic
+
+CACHE_VERSION = 1
+
+
+class Range(NamedTuple):
+    """What a tensor's values are clipped to; low <= 0 <= high."""
+
+    low: float
+    high: float
+
+    @property
+    def threshold(self) -> float:
+        """max(|low|, |high|): the symmetric range."""
+        return max(-self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Activation ranges of a graph.
+
+    Attributes:
+        graph: `graph_hash` of the core they belong to.
+        data: what was looked at, in words and by hash.
+        images: how many.
+        method: how ranges were chosen (`edgedet.calib.observers.METHODS`).
+        settled: after how many images no range moved by more than 2 % any more.
+        ranges: by tensor name.
+    """
+
+    graph: str
+    data: str
+    images: int
+    method: str
+    settled: int
+    ranges: Mapping[str, Range]
+
+    def check(self, core: Any, where: str) -> None:
+        """CalibrationError unless these ranges belong to `core`, an onnx.ModelProto. `where` names them."""
+        actual = graph_hash(core)
+        if actual != self.graph:
+            raise CalibrationError(
+                f"{where} belongs to another graph ({self.graph[:8]}; this one is {actual[:8]}):"
+                " other weights, another input size or another architecture.",
+                hint="Calibrate this one: --calib-data voc:PATH or folder:PATH.",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the calibration cache, whole or not at all."""
+        head = {
+            "version": CACHE_VERSION,
+            "graph": self.graph,
+            "data": self.data,
+            "images": self.images,
+            "method": self.method,
+            "settled": self.settled,
+        }
+        lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
+        ranges = [f"    {json.dumps(k)}: [{r.low!r}, {r.high!r}]" for k, r in self.ranges.items()]
+        text = "\n".join(["{", *lines, '  "ranges": {', ",\n".join(ranges), "  }", "}", ""])
+        write_atomic(path, text)
+
+    @classmethod
+    def load(cls, path: Path) -> Scales:
+        """Read a calibration cache; CalibrationError if it is absent, damaged or of another version."""
+        again = "Calibrate again: --calib-data voc:PATH or folder:PATH."
+        try:
+            raw = json.loads(path.read_text())
+            if raw["version"] != CACHE_VERSION:
+                raise CalibrationError(
+                    f"{path} is a calibration cache of version {raw['version']!r}; this edgedet reads"
+                    f" {CACHE_VERSION}.",
+                    hint=again,
+                )
+            ranges = {k: Range(float(low), float(high)) for k, (low, high) in raw["ranges"].items()}
+            scales = cls(
+                str(raw["graph"]),
+                str(raw["data"]),
+                int(raw["images"]),
+                str(raw["method"]),
+                int(raw["settled"]),
+                ranges,
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise CalibrationError(
+                f"{path} is not a calibration cache: {type(e).__name__} {e}.", hint=again
+            ) from None
+        bad = next((k for k, r in ranges.items() if not (r.low <= 0 <= r.high < np.inf)), None)
+        if bad is not None:
+            raise CalibrationError(f"{path}: the range of {bad!r} is {tuple(ranges[bad])}.", hint=again)
+        return scales
+
+
+def rounded(low: float, high: float) -> Range:
+    """A range with six significant digits, so that what is saved is what was used."""
+    return Range(float(f"{min(low, 0.0):.6g}"), float(f"{max(high, 0.0):.6g}"))
+
+
+def graph_hash(core: Any) -> str:
+    """sha256 of what a core computes: its operators, wiring, constants and input size.
+
+    Metadata, docstrings, opset bookkeeping and the batch size do not count. `core` is an onnx.ModelProto.
+    """
+    from onnx import numpy_helper
+
+    digest = hashlib.sha256()
+
+    def add(*parts: object) -> None:
+        digest.update(json.dumps(parts, sort_keys=True).encode())
+
+    graph = core.graph
+    for value in graph.input:
+        add("input", value.name, [d.dim_value for d in value.type.tensor_type.shape.dim][1:])
+    for node in graph.node:
+        add(node.op_type, node.domain, list(node.input), list(node.output))
+        for attribute in sorted(node.attribute, key=lambda a: str(a.name)):
+            digest.update(attribute.SerializeToString(deterministic=True))
+    for tensor in graph.initializer:
+        add("constant", tensor.name, tensor.data_type, list(tensor.dims))
+        digest.update(np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes())
+    for value in graph.output:
+        add("output", value.name)
+    return digest.hexdigest()

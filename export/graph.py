@@ -1,0 +1,185 @@
+"""From a torch model to ONNX: the core (image -> heads) and, from the same core, the decoded graph.
+
+The core is exported and simplified once. What ends at the heads (TensorRT for RTX) is the core as it is;
+what ends at boxes and scores (CPU engines) is the core with the model's `decode` joined to its heads. So
+both forms hold the same nodes under the same names, one calibration serves both, and decode cannot get
+between Q and DQ: it is joined after quantisation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgedet.errors import ExportError
+from edgedet.export.passes.canonical import canonical
+from edgedet.models.backbones import fuse
+from edgedet.models.base import Model
+from edgedet.spec import SPEC_KEY, Decode, ModelSpec, Output
+
+OPSET = 20
+"""The newest that TensorRT 10.3 (JetPack 6) reads whole."""
+
+BATCH = "batch"
+"""The name of the free dimension. A free batch was measured to cost nothing on either CPU engine."""
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """One model as graphs. `core` ends at the heads (`spec`), `decode` turns heads into boxes and scores."""
+
+    spec: ModelSpec
+    core: onnx.ModelProto
+    decode: onnx.ModelProto
+
+    def decoded(self, core: onnx.ModelProto | None = None) -> onnx.ModelProto:
+        """The core, or a quantised or retyped version of it, joined with decode."""
+        base = self.core if core is None else core
+        heads = [(o.name, o.name) for o in self.spec.outputs]
+        joined = onnx.compose.merge_models(base, self.decode, io_map=heads)
+        joined.producer_name = base.producer_name
+        joined.graph.name = base.graph.name
+        return joined
+
+    @property
+    def decoded_spec(self) -> ModelSpec:
+        """The spec of `decoded()`: outputs boxes (N, A, 4) and scores (N, A, K), nothing left to decode."""
+        shapes = {o.name: _dims(o)[1:] for o in self.decode.graph.output}
+        outputs = (
+            Output("boxes", "boxes", (None, *shapes["boxes"])),
+            Output("scores", "scores", (None, *shapes["scores"])),
+        )
+        return self.spec.with_(outputs=outputs, decode=Decode("dense"))
+
+
+def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
+    """Export a model at the size of its spec; deterministic to the byte.
+
+    Args:
+        model: in any mode; not modified.
+        spec: of the model as a network that ends at its heads.
+
+    Raises:
+        ExportError: torch or onnxsim cannot make a static graph of it.
+    """
+    model = copy.deepcopy(model).eval().float()
+    fuse(model)
+    names = [o.name for o in spec.outputs]
+    images = torch.zeros(2, 3, *spec.input.size)
+    with torch.no_grad():
+        heads = model(images)
+    if list(heads) != names:
+        raise ExportError(
+            f"{spec.model}'s forward returns {', '.join(heads)}; its spec names {', '.join(names)}.",
+            hint="Make the model's outputs() list its heads in the order of forward's dictionary.",
+        )
+    core = _export(_Heads(model), (images,), [spec.input.name], names)
+    decode = _export(
+        _Decode(model, names, spec.input.size), tuple(heads.values()), names, ["boxes", "scores"]
+    )
+    decode = onnx.compose.add_prefix(decode, "decode/", rename_inputs=False, rename_outputs=False)
+    spec = spec.with_(
+        input=replace(spec.input, batch=None),
+        outputs=tuple(replace(o, shape=(None, *_shape(core, o.name)[1:])) for o in spec.outputs),
+    )
+    return Graphs(spec, core, decode)
+
+
+def with_spec(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
+    """A copy of the graph that carries its spec in `metadata_props`."""
+    out = onnx.ModelProto()
+    out.CopyFrom(graph)
+    del out.metadata_props[:]
+    out.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
+    return out
+
+
+def to_bytes(graph: onnx.ModelProto) -> bytes:
+    """The file's bytes, the same on every run."""
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+class _Heads(nn.Module):
+    """images -> the heads as a tuple, which is what the exporter can name."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(images).values())
+
+
+class _Decode(nn.Module):
+    """heads -> boxes, scores. Holds no parameters: the model is kept out of the module's children."""
+
+    def __init__(self, model: Model, names: Sequence[str], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.run: Callable[..., tuple[Tensor, Tensor]] = model.decode
+        self.names = list(names)
+        self.size = size
+
+    def forward(self, *heads: Tensor) -> tuple[Tensor, Tensor]:
+        return self.run(dict(zip(self.names, heads, strict=True)), self.size)
+
+
+def _export(
+    module: nn.Module, inputs: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str]
+) -> onnx.ModelProto:
+    import onnxsim
+
+    free = {0: torch.export.Dim(BATCH)}
+    shapes: Any = tuple(free for _ in inputs)
+    if isinstance(module, _Decode):  # *heads is one argument to the exporter
+        shapes = (shapes,)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+            assert program is not None
+            graph, equal = onnxsim.simplify(program.model_proto)
+    except Exception as e:
+        reason = " ".join(str(e).split())[:300]
+        raise ExportError(
+            f"torch cannot export this model to ONNX: {reason}.",
+            hint="forward and decode must be traceable with static shapes; --debug shows the traceback.",
+        ) from e
+    if not equal:
+        raise ExportError("onnxsim changed what the graph computes.", hint="Update onnxsim.")
+    clean = canonical(graph)
+    onnx.checker.check_model(clean, full_check=True)
+    return clean
+
+
+def _shape(graph: onnx.ModelProto, name: str) -> tuple[int | None, ...]:
+    return next(_dims(o) for o in graph.graph.output if o.name == name)
+
+
+def _dims(value: Any) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter talks to stdout and warns about its own insides."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

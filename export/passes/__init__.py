@@ -1,0 +1,1 @@
+"""Rewrites of ONNX graphs, one per file."""
