@@ -18,7 +18,7 @@ def test_no_spec(spec):
 
 
 def test_unknown_kind():
-    with pytest.raises(UnknownName, match="no data kind is named 'cocoo'. Did you mean 'coco'"):
+    with pytest.raises(UnknownName, match=r"no data kind is named 'cocoo'\. Did you mean 'coco'"):
         open_dataset("cocoo:somewhere")
 
 
@@ -72,13 +72,13 @@ def test_fingerprint_is_of_the_labels_not_the_place(voc, obj, tmp_path):
 
 def test_masks_where_there_are_none(voc, obj):
     voc.add("a", obj("cat", 2, 2, 9, 9))
-    with pytest.raises(DataError, match="has no instance masks for a.jpg"):
+    with pytest.raises(DataError, match=r"has no instance masks for a\.jpg"):
         open_dataset(f"voc:{voc.root}").masks(0)
 
 
 def test_no_torch():
     code = (
-        "import sys, edgedet.data, edgedet.data.voc, edgedet.data.coco, edgedet.data.yolo_txt, edgedet.data.folder,"
-        "edgedet.evaluation, edgedet.cli_eval; sys.exit('torch' in sys.modules)"
+        "import sys, edgedet.data, edgedet.data.voc, edgedet.data.coco, edgedet.data.yolo_txt,"
+        "edgedet.data.folder, edgedet.evaluation, edgedet.cli_eval; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

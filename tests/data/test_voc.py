@@ -56,7 +56,7 @@ def test_splits(voc, obj):
     assert ids("train") == ["a"]
     assert ids("val+train") == ["b", "a"]
     assert ids("all") == ["a", "b"]  # c has no image
-    with pytest.raises(UnknownName, match="no split of VOC2007 is named 'vall'. Did you mean 'val'"):
+    with pytest.raises(UnknownName, match=r"no split of VOC2007 is named 'vall'\. Did you mean 'val'"):
         ids("vall")
 
 
