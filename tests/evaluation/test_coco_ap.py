@@ -94,9 +94,7 @@ def test_equals_pycocotools(seed):
         corner, side = rng.uniform(0, 200, (n + extra, 2)), rng.uniform(5, 120, (n + extra, 2))
         boxes = np.concatenate([corner, corner + side], axis=1)
         labels = rng.integers(0, 4, n + extra)
-        truths.append(
-            Truth(Path(f"{i}"), boxes[:n].astype(np.float32), labels[:n], rng.random(n) < 0.2)
-        )
+        truths.append(Truth(Path(f"{i}"), boxes[:n].astype(np.float32), labels[:n], rng.random(n) < 0.2))
         moved = (boxes + rng.normal(0, 5, boxes.shape)).astype(np.float32)
         # some objects are found twice
         again = rng.integers(0, n + extra, 4) if n + extra else np.zeros(0, np.int64)
