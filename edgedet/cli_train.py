@@ -204,7 +204,7 @@ def first(dataset: Dataset, limit: int | None) -> Dataset:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """ "320x480" -> (320, 480): height, width. UsageError for anything else."""
+    """'320x480' -> (320, 480): height, width. UsageError for anything else."""
     if text is None:
         return None
     height, x, width = text.lower().partition("x")

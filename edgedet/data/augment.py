@@ -39,7 +39,7 @@ def detection_transform(size: tuple[int, int], *, train: bool, fill: tuple[int, 
 def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
     """-> image (3, H, W) uint8 RGB and its targets in pixels of that image."""
     height, width = sample.image.shape[:2]
-    boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+    boxes = tv_tensors.BoundingBoxes(
         torch.from_numpy(np.ascontiguousarray(sample.boxes)), format="XYXY", canvas_size=(height, width)
     )
     data: dict[str, Any] = {

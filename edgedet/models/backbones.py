@@ -7,6 +7,7 @@ kind to INT8 and small: 2.96 M parameters, channels 16/24/40/112/320 at strides 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -28,6 +29,7 @@ class ChannelScale(nn.Module):
         self.register_buffer("scale", scale.detach().clone())
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Weight (out, ...) x scale (out)."""
         return weight * self.scale.view(-1, *[1] * (weight.dim() - 1))
 
 
@@ -97,10 +99,13 @@ class Backbone(nn.Module):
             freeze_norms(body)
         self.body = body
         self.strides = strides
-        self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
-        frozen = [body.conv_stem, body.bn1, *list(body.blocks)[:frozen_stages]] if frozen_stages else []
-        for part in frozen:
-            part.requires_grad_(False)
+        channels: Any = body.feature_info
+        self.channels: tuple[int, ...] = tuple(channels.channels())
+        if frozen_stages:
+            for name, parameter in body.named_parameters():
+                # conv_stem.…, bn1.…, blocks.STAGE.…
+                if not name.startswith("blocks.") or int(name.split(".")[1]) < frozen_stages:
+                    parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(N, 3, H, W) normalised -> one (N, C, H/stride, W/stride) per stride."""

@@ -1,0 +1,1 @@
+"""One loop, recipes, checkpoints, several processes through torchrun."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ Batch = tuple[Tensor, list[Targets], list[str]]
 """images (N, 3, H, W) uint8 RGB, targets, and what was wrong with images that had to be replaced."""
 
 
-class Samples(Dataset[tuple[Tensor, Targets, str]]):
+class Samples(Dataset[Any]):
     """Augmented samples by (epoch, index); the augmentation depends on seed, epoch and index alone.
 
     An unreadable image is replaced by the next readable one, and said.

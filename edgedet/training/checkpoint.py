@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,6 @@ def load_model(path: Path) -> tuple[Model, ModelSpec]:
     model = build(spec.model, len(spec.classes), pretrained=False, **options)
     load_state(model, tensors, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    from dataclasses import replace
-
     return model.eval(), spec.with_(provenance=replace(spec.provenance, weights_sha256=digest))
 
 
@@ -74,7 +73,8 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     for what, names in (("lacks", missing), ("has unknown", extra), ("has other shapes for", sorted(wrong))):
         if names:
             raise WeightsError(
-                f"{path} does not fit {type(model).__name__}: it {what} {len(names)} tensors, first {names[0]!r}.",
+                f"{path} does not fit {type(model).__name__}: "
+                f"it {what} {len(names)} tensors, first {names[0]!r}.",
                 hint="Use weights of this model, or train again.",
             )
     model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})

@@ -1,7 +1,7 @@
 """The one training loop, for every model of the registry.
 
     edgedet-train --model yolo --data voc:VOCdevkit
-    torchrun --nproc-per-node 2 -m edgedet.cli train --model yolo --data voc:VOCdevkit
+    torchrun --nproc-per-node 2 -m edgedet train --model yolo --data voc:VOCdevkit
 
 Determinism: the order of the samples, their augmentation and every random number of a step depend on the
 seed, the epoch and the position alone. A run that was killed goes on from its last state file and, on one
@@ -70,7 +70,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         device = self.processes.device
-        self.model.to(device=device, memory_format=torch.channels_last)
+        self.model.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
         self.amp_dtype = amp_dtype(self.amp, device)
@@ -87,7 +87,8 @@ class Trainer:
         )
         if len(self.order) == 0:
             raise TrainingError(
-                f"{self.train.name} has {len(self.train)} images, fewer than one batch of {self.recipe.batch}.",
+                f"{self.train.name} has {len(self.train)} images, "
+                f"fewer than one batch of {self.recipe.batch}.",
                 hint="Use a smaller --batch.",
             )
         self.batches = loader(Samples(self.train, transform, self.seed), self.order, self.workers)
@@ -147,7 +148,7 @@ class Trainer:
         terms = self.model.loss(heads, targets)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         values = torch.stack([*terms.values(), loss, norm]).detach().tolist()
@@ -215,6 +216,7 @@ class Normalise:
         self.std = torch.tensor(spec.input.std, device=device).view(1, 3, 1, 1) * 255
 
     def __call__(self, images: Tensor) -> Tensor:
+        """See the class."""
         x = images.to(self.device, non_blocking=True).float()
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
