@@ -78,7 +78,7 @@ def test_where_the_images_may_lie(coco, layout):
 def test_a_folder_and_a_split(coco, split):
     coco.save()
     assert len(open_dataset(f"coco:{coco.root}", split)) == 1
-    with pytest.raises(UnknownName, match="no split of .* is named 'trian2017'. Did you mean 'train2017'"):
+    with pytest.raises(UnknownName, match=r"no split of .* is named 'trian2017'\. Did you mean 'train2017'"):
         open_dataset(f"coco:{coco.root}", "trian2017")
 
 

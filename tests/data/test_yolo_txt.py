@@ -97,7 +97,7 @@ def test_a_data_yaml_that_is_none(yolo, tmp_path, text, expected):
 
 def test_a_yaml_that_points_nowhere(yolo, tmp_path):
     (tmp_path / "data.yaml").write_text("names: [dog]\ntrain: images/elsewhere\n")
-    with pytest.raises(DataError, match="train is 'images/elsewhere', but .* does not exist"):
+    with pytest.raises(DataError, match=r"train is 'images/elsewhere', but .* does not exist"):
         open_dataset(f"yolo:{tmp_path}")
 
 

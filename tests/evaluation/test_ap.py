@@ -149,11 +149,11 @@ def inclusive(boxes: np.ndarray) -> np.ndarray:
 
 
 @st.composite
-def scenes(draw, images=st.integers(1, 4)):
+def scenes(draw):
     """Truths on a coarse grid (so that overlaps and ties happen), detections near them or anywhere."""
     truths, detections = [], []
     serial = 0
-    for _ in range(draw(images)):
+    for _ in range(draw(st.integers(1, 4))):
         n, m = draw(st.integers(0, 4)), draw(st.integers(0, 6))
         corner = arrays(np.float32, (n, 2), elements=st.integers(0, 20).map(float))
         t0, side = draw(corner), draw(arrays(np.float32, (n, 2), elements=st.integers(1, 12).map(float)))
