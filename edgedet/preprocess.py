@@ -4,6 +4,11 @@ Two rules bring a frame to the network's size. `stretch` scales both axes on the
 papers); `letterbox` keeps the aspect ratio, centres the frame and fills the rest with the mean colour,
 which normalises to about 0. Pixels are averaged over their area when both axes shrink and interpolated
 linearly otherwise; pixel centres lie at half coordinates, as everywhere in OpenCV.
+
+The average over an area is taken in steps (`halvings`): exact means of 2 x 2 pixels for as long as both
+axes shrink by two or more, then what remains, linearly if it is less than another two. From 1280 x 720 to
+320 x 320 that costs 0.6 ms of one core instead of 3.1; over frame sizes from 768 x 432 to 3840 x 2160 the
+pixels differ by 0.3 to 1.9 of 255 grey levels on average from an average taken at once.
 """
 
 from __future__ import annotations
@@ -48,6 +53,14 @@ def place(width: int, height: int, spec: Input) -> Placement:
     return Placement(width, height, w / width, h / height, (spec.width - w) // 2, (spec.height - h) // 2)
 
 
+def halvings(size: tuple[int, int], wanted: tuple[int, int]) -> int:
+    """How often 2 x 2 pixels are averaged before a frame of `size` (width, height) is resized to `wanted`."""
+    (w, h), n = size, 0
+    while w % 2 == h % 2 == 0 and w >= 2 * wanted[0] and h >= 2 * wanted[1]:
+        w, h, n = w // 2, h // 2, n + 1
+    return n
+
+
 class Preprocessor:
     """Frames to network inputs, with every buffer allocated once.
 
@@ -60,12 +73,14 @@ class Preprocessor:
         fill = np.rint(255 * np.asarray(spec.mean)).clip(0, 255).astype(np.uint8)
         self._canvas = np.empty((spec.height, spec.width, 3), np.uint8)
         self._fill = fill if spec.colour == "BGR" else fill[::-1]
-        self._float = np.empty((spec.height, spec.width, 3), np.float32)
+        self._planes = [np.empty(spec.size, np.uint8) for _ in range(3)]
+        self._halves: list[npt.NDArray[np.uint8]] = []
         self._placement: Placement | None = None
-        # (v / 255 - mean) / std = v * a + b, in the order of the network's channels
-        std = np.asarray(spec.std, np.float64)
-        self._a = (1 / (255 * std)).astype(np.float32)
-        self._b = (-np.asarray(spec.mean, np.float64) / std).astype(np.float32)
+        # 256 values per channel of the network: (v / 255 - mean) / std, rounded once
+        values = np.arange(256) / 255
+        self._tables = [
+            ((values - mean) / std).astype(np.float32) for mean, std in zip(spec.mean, spec.std, strict=True)
+        ]
 
     def __call__(self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> Placement:
         """Image (H, W, 3) uint8 BGR -> out (3, height, width) float32, filled; returns the placement."""
@@ -74,21 +89,38 @@ class Preprocessor:
         if placement is None or (placement.width, placement.height) != (width, height):
             placement = self._placement = place(width, height, self.spec)
             self._canvas[:] = self._fill
-        w = min(self.spec.width, round(width * placement.scale_x))
-        h = min(self.spec.height, round(height * placement.scale_y))
-        inner = self._canvas[placement.top : placement.top + h, placement.left : placement.left + w]
-        if (w, h) == (width, height):
-            inner[:] = image
-        else:
-            shrinks = w < width and h < height
-            cv2.resize(
-                image, (w, h), dst=inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            wanted = self._inner(placement).shape
+            n = halvings((width, height), (wanted[1], wanted[0]))
+            self._halves = [np.empty((height >> i, width >> i, 3), np.uint8) for i in range(1, n + 1)]
+        _shrink(image, self._halves, self._inner(placement))
+        cv2.split(self._canvas, self._planes)
         order = (2, 1, 0) if self.spec.colour == "RGB" else (0, 1, 2)
         for channel, source in enumerate(order):
-            np.multiply(self._canvas[..., source], self._a[channel], out=out[channel], casting="unsafe")
-            out[channel] += self._b[channel]
+            cv2.LUT(self._planes[source], self._tables[channel], dst=out[channel])
         return placement
+
+    def _inner(self, placement: Placement) -> npt.NDArray[np.uint8]:
+        """The part of the canvas that the frame fills."""
+        w = min(self.spec.width, round(placement.width * placement.scale_x))
+        h = min(self.spec.height, round(placement.height * placement.scale_y))
+        return self._canvas[placement.top : placement.top + h, placement.left : placement.left + w]
+
+
+def _shrink(
+    image: npt.NDArray[np.uint8], halves: list[npt.NDArray[np.uint8]], out: npt.NDArray[np.uint8]
+) -> None:
+    """Resize image into out by way of the buffers in `halves`; the rule is in the module's docstring."""
+    for half in halves:
+        cv2.resize(image, (half.shape[1], half.shape[0]), dst=half, interpolation=cv2.INTER_AREA)
+        image = half
+    (height, width), (h, w) = image.shape[:2], out.shape[:2]
+    if (w, h) == (width, height):
+        out[:] = image
+        return
+    little = bool(halves) and width <= 2 * w and height <= 2 * h
+    shrinks = w < width and h < height
+    method = cv2.INTER_AREA if shrinks and not little else cv2.INTER_LINEAR
+    cv2.resize(image, (w, h), dst=out, interpolation=method)
 
 
 def preprocess(image: npt.NDArray[np.uint8], spec: Input) -> tuple[npt.NDArray[np.float32], Placement]:

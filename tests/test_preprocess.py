@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedet.preprocess import Preprocessor, place, preprocess
+from edgedet.preprocess import Preprocessor, halvings, place, preprocess
 from edgedet.spec import Colour, Input, Resize
 
 
@@ -89,3 +89,20 @@ def test_a_change_of_frame_size_leaves_no_ghost() -> None:
     preprocessor(picture(100, 100), out)
     fresh, _ = preprocess(picture(100, 100), spec)
     np.testing.assert_array_equal(out, fresh[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((128, 192), 1), ((256, 400), 2), ((127, 192), 0), ((100, 150), 0)]
+)
+def test_large_frames_are_halved_first(shape: tuple[int, int], count: int) -> None:
+    assert halvings((shape[1], shape[0]), (96, 64)) == count
+
+
+def test_a_frame_shrunk_in_steps_is_close_to_one_average() -> None:
+    spec = make()
+    smooth = cv2.GaussianBlur(picture(360, 640), (0, 0), 3)  # as little detail per pixel as a photograph has
+    smooth = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+    out, _ = preprocess(smooth, spec)
+    once = cv2.resize(smooth, (96, 64), interpolation=cv2.INTER_AREA)[..., ::-1]
+    levels = (out[0].transpose(1, 2, 0) * spec.std + spec.mean) * 255
+    assert np.abs(levels - once).mean() < 3
