@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -148,6 +148,10 @@ def inclusive(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] + 1], axis=1)
 
 
+# a busy machine must not fail a test
+PATIENT = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
 @st.composite
 def scenes(draw):
     """Truths on a coarse grid (so that overlaps and ties happen), detections near them or anywhere."""
@@ -168,6 +172,7 @@ def scenes(draw):
     return detections, truths
 
 
+@PATIENT
 @given(scenes())
 def test_perfect_detections_score_one(scene):
     _, truths = scene
@@ -181,6 +186,7 @@ def test_perfect_detections_score_one(scene):
         assert eleven_point(c) is None
 
 
+@PATIENT
 @given(scenes(), st.data())
 def test_a_duplicate_never_helps(scene, data):
     detections, truths = scene
@@ -199,6 +205,7 @@ def test_a_duplicate_never_helps(scene, data):
         assert every_point(after) <= every_point(before) + 1e-12
 
 
+@PATIENT
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_order_of_images_and_boxes_does_not_matter(scene, random):
     detections, truths = scene
@@ -214,6 +221,7 @@ def test_the_order_of_images_and_boxes_does_not_matter(scene, random):
     assert after.correct.tolist() == before.correct.tolist()
 
 
+@PATIENT
 @given(scenes())
 def test_bounds_and_counts(scene):
     detections, truths = scene
@@ -226,6 +234,7 @@ def test_bounds_and_counts(scene):
         assert 0 <= eleven_point(c) <= 1
 
 
+@PATIENT
 @given(scenes())
 def test_equals_a_loop_over_the_development_kits_rules(scene):
     detections, truths = scene
