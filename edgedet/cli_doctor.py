@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedet import __version__, hardware
+from edgedet.runtime.engine import ENGINES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,8 +24,8 @@ CV2_WHEELS = (
     "opencv-python-headless",
     "opencv-python",
 )
-ENGINES = {"openvino": "cpu", "onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
-"""The engines' distributions and the extra that installs each; the first two run on a CPU."""
+BUILDERS = ("tensorrt", "tensorrt-rtx")
+"""What builds TensorRT plans; the second does so without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,13 @@ class Report:
         return any(x.name == name and x.state == "ok" for x in self.libraries)
 
     def engines(self) -> list[str]:
-        """The engines that can run here, in the order in which edgedet prefers them."""
-        gpu = bool(self.gpus) or bool(self.jetson)
-        order = ["tensorrt", "tensorrt-rtx"] * gpu + ["openvino", "onnxruntime"]
-        return [name for name in order if self.has(name)]
+        """The engines that can run a model here, in the order in which edgedet prefers them."""
+        return [name for name in ENGINES if self.has(name)]
+
+    def builders(self) -> list[str]:
+        """What can build a TensorRT plan here."""
+        gpu = bool(self.gpus or self.jetson)
+        return [name for name in BUILDERS if self.has(name) and (gpu or name == "tensorrt-rtx")]
 
 
 def doctor(
@@ -96,7 +100,11 @@ def doctor(
     """
     report = examine()
     if json_output:
-        typer.echo(json.dumps(asdict(report) | {"engines": report.engines()}, indent=2))
+        typer.echo(
+            json.dumps(
+                asdict(report) | {"engines": report.engines(), "builders": report.builders()}, indent=2
+            )
+        )
     else:
         show(report)
     return 0 if report.engines() and not report.opencv.problem else 1
@@ -165,7 +173,7 @@ def advise(r: Report) -> list[str]:
         advice.append(f"cv2 cannot be imported ({r.opencv.problem}): pip install {CV2_WHEELS[0]}")
     if not r.engines():
         advice.append("No engine can run here: pip install 'edgedet[cpu]' (OpenVINO)")
-    elif "openvino" not in r.engines() and not r.gpus and not r.jetson:
+    elif "openvino" not in r.engines():
         advice.append("OpenVINO is quicker on this CPU than ONNX Runtime: pip install 'edgedet[cpu]'")
     advice += [
         f"{x.name} {x.version} is older than {x.wanted}: pip install -U 'edgedet[{x.extra}]'".replace(
@@ -179,8 +187,8 @@ def advise(r: Report) -> list[str]:
             "TensorRT comes with JetPack: make the environment with python3 -m venv --system-site-packages, "
             "then pip install pycuda"
         )
-    elif r.gpus and not (r.has("tensorrt") or r.has("tensorrt-rtx")):
-        advice.append(f"To use the {r.gpus[0].name}: pip install 'edgedet[tensorrt]' or 'edgedet[rtx]'")
+    elif r.gpus and not r.builders():
+        advice.append(f"To build TensorRT plans for the {r.gpus[0].name}: pip install 'edgedet[rtx]'")
     elif r.cuda_driver and not (r.gpus or r.jetson):
         advice.append("The CUDA driver is there but shows no GPU: see whether nvidia-smi runs")
     for extra, purpose in (("export", "export and calibrate models"), ("train", "train models")):
@@ -228,6 +236,7 @@ def show(r: Report) -> None:
             "GPU", "no NVIDIA GPU found" + (" (the CUDA driver library is there)" if r.cuda_driver else "")
         )
     table.add_row("engines", ", ".join(r.engines()) or "none")
+    table.add_row("plan builders", ", ".join(r.builders()) or "none")
     table.add_row("OpenCV", _opencv_text(r))
     names = [f"{c.path} {c.name}{'' if c.readable else ' (no permission)'}" for c in r.cameras]
     table.add_row("cameras", ", ".join(names) or "none at /dev/video*")

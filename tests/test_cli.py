@@ -74,7 +74,7 @@ def test_an_unknown_verb_gets_a_suggestion(cli: Any) -> None:
         (["edgedet", "doctor", "--jsno"], "No such option: --jsno"),
         (["edgedet", "info"], "Missing argument"),
         (["edgedet-run", "--sources", "0", "x.onnx"], "--source"),
-        (["edgedet-export", "--int8"], "edgedet-export --help"),
+        (["edgedet-export", "--modle", "yolo"], "--model"),
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(cli: Any, args: list[str], expected: str) -> None:

@@ -107,10 +107,12 @@ def test_without_an_engine_it_says_how_to_get_one() -> None:
 
 
 def test_the_engine_of_choice_depends_on_the_machine() -> None:
-    both = with_libraries(bare(), openvino="2026.4", onnxruntime="1.32", tensorrt_rtx="1.7")
+    both = with_libraries(bare(), openvino="2026.4", onnxruntime="1.32", tensorrt="11.4", tensorrt_rtx="1.7")
     assert both.engines() == ["openvino", "onnxruntime"]
+    # TensorRT builds on the GPU it builds for, TensorRT for RTX anywhere
+    assert both.builders() == ["tensorrt-rtx"]
     gpu = hardware.Gpu("RTX", "580", 8192, "8.9")
-    assert replace(both, gpus=[gpu]).engines() == ["tensorrt-rtx", "openvino", "onnxruntime"]
+    assert replace(both, gpus=[gpu]).builders() == ["tensorrt", "tensorrt-rtx"]
     only = with_libraries(bare(), onnxruntime="1.32")
     assert "OpenVINO is quicker" in advise(only)[0]
 

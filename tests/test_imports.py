@@ -34,8 +34,8 @@ ONLY_IN = {
     "openvino": {"edgedet.runtime.backend_openvino"},
     # calibration reads tensors inside the graph, which the engine does not show
     "onnxruntime": {"edgedet.runtime.backend_onnxruntime", "edgedet.calib.observe"},
-    "tensorrt": set(),
-    "tensorrt_rtx": {"edgedet.export.backend_tensorrt_rtx"},
+    "tensorrt": {"edgedet.export.target_tensorrt"},
+    "tensorrt_rtx": {"edgedet.export.target_rtx"},
     "pycuda": set(),
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench_picture"},
