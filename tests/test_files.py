@@ -14,10 +14,15 @@ from edgedet.files import atomic_path, output_error, write_atomic
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model.onnx"
     write_atomic(path, b"before")
-    with pytest.raises(RuntimeError, match="power cut"), atomic_path(path) as temporary:
-        assert temporary.suffix == ".onnx"
-        temporary.write_bytes(b"half")
-        raise RuntimeError("power cut")
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            assert temporary.suffix == ".onnx"
+            temporary.write_bytes(b"half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        interrupted()
     assert path.read_bytes() == b"before"
     assert list(path.parent.iterdir()) == [path]
 

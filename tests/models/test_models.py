@@ -106,11 +106,9 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
     spec = make_spec(name, model, CLASSES, size=(128, 128))
     with torch.no_grad():
         heads = model(images((128, 128)))
-        boxes, scores = model.decode(heads, (128, 128))
+        _, scores = model.decode(heads, (128, 128))
     outputs = {o.name: heads[o.role].numpy() for o in spec.outputs}
     results = postprocess(outputs, spec, [place(320, 240, spec.input)] * 2)
-    dense = spec.with_(outputs=tuple(o for o in make_spec(name, model, CLASSES, size=(128, 128)).outputs))
-    assert dense == spec
     for i, result in enumerate(results):
         assert isinstance(result, Detections)
         best = scores[i].max().item()
@@ -126,5 +124,5 @@ def test_an_unknown_model_is_named_with_the_close_one() -> None:
 
 
 def test_a_size_that_does_not_fit_the_stride_is_refused() -> None:
-    with pytest.raises(UsageError, match="multiples of 32.*nearest size is 320x480"):
+    with pytest.raises(UsageError, match=r"multiples of 32.*nearest size is 320x480"):
         make_spec("yolo", fresh("yolo"), CLASSES, size=(310, 480))
