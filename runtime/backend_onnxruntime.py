@@ -7,7 +7,6 @@ kernels compute such graphs wrongly.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 
 from edgedet.errors import EngineError, MissingDependency
 from edgedet.runtime.engine import Array, check_graph, checked_batch, checked_inputs, concrete
+from edgedet.runtime.machine import cores
 from edgedet.runtime.onnx_metadata import has_half_scales
 from edgedet.spec import ModelSpec
 
@@ -64,7 +64,7 @@ class OnnxRuntimeEngine:
         options.log_severity_level = _FATAL_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None or streams > 1:
-            options.intra_op_num_threads = max(1, (threads or os.cpu_count() or 1) // streams)
+            options.intra_op_num_threads = max(1, (threads or cores()) // streams)
         if has_half_scales(path):
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:

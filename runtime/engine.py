@@ -124,8 +124,7 @@ def open_engine(
     path = Path(path)
     if engine != "auto" and engine not in ENGINES:
         raise UnknownName("engine", engine, [*ENGINES, "auto"])
-    _check_file(path)
-    spec = read_spec(path)
+    spec = artifact_spec(path)
     chosen = _first_installed() if engine == "auto" else engine
     backend = importlib.import_module(ENGINES[chosen][1])
     opened: Engine = backend.open_model(
@@ -134,7 +133,11 @@ def open_engine(
     return opened
 
 
-def _check_file(path: Path) -> None:
+def artifact_spec(path: Path) -> ModelSpec:
+    """The spec of a file that an engine here could open, checked without opening one.
+
+    Raises EngineError and SpecError like `open_engine`.
+    """
     if path.suffix.lower() in PLAN_SUFFIXES:
         raise EngineError(
             f"{path} is a TensorRT plan: it needs an NVIDIA GPU and the TensorRT that built it.",
@@ -151,6 +154,7 @@ def _check_file(path: Path) -> None:
         raise EngineError(f"There is no model file {path}.", hint=hint)
     if not path.is_file():
         raise EngineError(f"{path} is not a file.", hint="Give the .onnx file that edgedet-export wrote.")
+    return read_spec(path)
 
 
 def _first_installed() -> str:

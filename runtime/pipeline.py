@@ -86,7 +86,8 @@ class Pipeline:
         self._tickets: SimpleQueue[tuple[Frame, Ticket] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[Frame, Result] | _Notice | None] = SimpleQueue()
         self._pool: SimpleQueue[Image | None] = SimpleQueue()
-        names = ["capture", *predictor.stages, *(["overlay"] if overlay else []), *(s.name for s in sinks)]
+        names = ["capture", *predictor.stages, *(["overlay"] if overlay else [])]
+        names += [s.name for s in sinks if s.name]
         self._stages = {name: Histogram() for name in names}
         self._latency = Histogram()
         self._dropped = 0
@@ -132,7 +133,6 @@ class Pipeline:
 
     def stop(self) -> None:
         """End soon, with the outputs whole. From any thread or signal handler."""
-        self._interrupted = True
         self._end()
 
     def report(self) -> Report:
@@ -238,7 +238,8 @@ class Pipeline:
                     sink.notice(item.text)
                 else:
                     sink.write(*item)
-                    self._stages[sink.name].add(time.perf_counter() - started)
+                    if sink.name:
+                        self._stages[sink.name].add(time.perf_counter() - started)
             except Exception as e:
                 self._fail(sink.name, e)
                 return False
@@ -308,6 +309,7 @@ class Pipeline:
 
         def first(_number: int, _frame: FrameType | None) -> None:
             signal.signal(signal.SIGINT, previous)
+            self._interrupted = True
             self.stop()
 
         signal.signal(signal.SIGINT, first)

@@ -30,7 +30,10 @@ class Stream:
 
 
 class Sink:
-    """Base of all sinks. All methods are called from one thread, open first, close last and always."""
+    """Base of all sinks. All methods are called from one thread, open first, close last and always.
+
+    name: of its stage in the report, and in errors; one without a name is not timed.
+    """
 
     name = "sink"
 

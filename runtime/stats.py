@@ -74,7 +74,7 @@ class Report:
     from the first read to the last result; fps: frames / seconds; engine_busy: share of that time in
     which the engine computed (1 = everything else was hidden behind it); stages: by name, in order, the
     engine's without its queue; latency: from a frame in hand to its result; notices: what a source had
-    to say, for example that it was lost and found; interrupted: whether `stop` or Ctrl-C ended the run.
+    to say, for example that it was lost and found; interrupted: whether Ctrl-C ended the run.
     """
 
     model: str

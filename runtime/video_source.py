@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
 
 from edgedet.errors import SourceError
+from edgedet.runtime.machine import cores
 from edgedet.runtime.mp4 import visible_share
 from edgedet.runtime.opencv_log import silence_opencv
 from edgedet.runtime.sources import Image, Source
@@ -17,12 +17,16 @@ _EXACT = (".mp4", ".m4v", ".mov")
 
 _MISSING_SECONDS = 1.0
 
+_TRIES = 32
+"""Frames in a row that may be corrupt; also more than a decoder can hold back (16 in H.264)."""
+
 
 class Video(Source):
     """All frames of a video, or an error that says where they end too early.
 
-    FFmpeg does not say why it delivers no further frame, so the end is compared with what the container
-    announced: in MP4 and MOV the number of frames, in others the duration, to a second.
+    A corrupt frame is passed over and those after it are still delivered. FFmpeg does not say why it
+    delivers no further frame, so the end is compared with what the container announced: in MP4 and MOV the
+    number of frames, in others the duration, to a second.
 
     Args:
         location: a file, or the URL of one.
@@ -50,19 +54,29 @@ class Video(Source):
         self.frames = frames if frames > 0 else None
         self._read = 0
         self._reached = 0.0  # seconds
+        self._gap: int | None = None  # frames before the first that could not be decoded
 
     def read(self, buffer: Image | None) -> Image | None:
-        """See Source. Raises SourceError where the video ends before its announced end."""
-        if not self._video.grab():
+        """See Source. Raises SourceError where frames were missing, after the last one."""
+        if not self._grab():
             self._check_end()
             return None
         good, image = self._video.retrieve(buffer) if buffer is not None else self._video.retrieve()
         if not good:
-            self._check_end()
-            return None
+            raise SourceError(f"Frame {self._read} of the video {self.name} cannot be converted to BGR.")
         self._read += 1
         self._reached = self._video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         return image  # type: ignore[return-value]
+
+    def _grab(self) -> bool:
+        if self._video.grab():
+            return True
+        if self.frames is None or self._read < self.frames:
+            # not yet the end: after a corrupt frame, or one cut off, others wait in the decoder or follow
+            self._gap = self._read if self._gap is None else self._gap
+            if isinstance(self._location, Path):
+                return any(self._video.grab() for _ in range(_TRIES))
+        return False
 
     def _check_end(self) -> None:
         total, fps = self.frames, self.fps
@@ -71,18 +85,17 @@ class Video(Source):
         location = self._location
         if isinstance(location, Path) and location.suffix.lower() in _EXACT:
             share = visible_share(location)
-            # a trimmed video keeps the frames that its edit list hides, and counts them
-            expected = total if share >= 1 else int(total * share) - 1
-            early = self._read < expected
+            # a trimmed video still holds, and counts, the frames that its edit list hides
+            missing = (total if share >= 1 else int(total * share) - 1) - self._read
         elif fps is not None:
-            early = self._reached + _MISSING_SECONDS < total / fps
+            missing = round(total - (self._reached + _MISSING_SECONDS) * fps)
         else:
-            early = False
-        if early:
+            missing = 0
+        if missing > 0:
             raise SourceError(
-                f"The video {self.name} ends after frame {self._read} of {total}: "
-                "it is truncated, or the next frame is corrupt.",
-                hint="The results up to there are whole. Copy or encode the file again for the rest.",
+                f"{missing} of {total} frames of the video {self.name} are missing or corrupt, the first "
+                f"near frame {self._gap}: it is damaged or truncated.",
+                hint="The results of the other frames are whole. Copy or encode the file again.",
             )
 
     def close(self) -> None:
@@ -92,7 +105,7 @@ class Video(Source):
 
 def _decoder_threads() -> int:
     """A decoder on several threads costs more CPU in all, which a small machine needs for the engine."""
-    return max(1, (os.cpu_count() or 1) // 4)
+    return max(1, cores() // 4)
 
 
 def _size(location: str | Path) -> str:
