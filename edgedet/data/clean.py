@@ -19,6 +19,9 @@ BROKEN_IMAGE = "broken image"
 NO_LABELS = "no label file"
 DUPLICATE = "duplicate entry"
 
+MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30
+"""The largest image that OpenCV reads: what a label says beyond that is a slip."""
+
 ROUNDING = 0.5
 """Pixels by which a box may leave its image without a report: labels are rounded."""
 
@@ -38,8 +41,8 @@ class BoxList:
         self, box: tuple[float, float, float, float], label: int, *, ignore: bool, line: int, note: str
     ) -> bool:
         """Keep a box xyxy in pixels, or note why not. `note` names it in reports. True if it was kept."""
-        if not all(math.isfinite(v) for v in box):
-            self.problems.add(self.file, MALFORMED, f"{note} is not finite", line=line)
+        if not all(abs(v) <= MAX_SIDE for v in box):  # NaN neither
+            self.problems.add(self.file, MALFORMED, f"{note} is no place in an image", line=line)
             return False
         if box[2] <= box[0] or box[3] <= box[1]:
             self.problems.add(self.file, ZERO_AREA, f"{note} was dropped", line=line)
@@ -84,3 +87,10 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def extent(height: float | None, width: float | None) -> tuple[int, int] | None:
+    """(height, width) as labels give it, or None where no image can have it (some tools write 0)."""
+    if height is None or width is None or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        return None
+    return (int(height), int(width)) if height * width <= MAX_PIXELS else None

@@ -10,18 +10,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgedet.data import clean
 from edgedet.data.clean import BoxList
+from edgedet.data.coco_masks import CocoMasks, segmentation
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems, Truth
-from edgedet.errors import AnnotationError, DataError, MissingDependency, UnknownName
+from edgedet.errors import AnnotationError, DataError, UnknownName
 
 
 def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -53,46 +50,6 @@ def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -
             continue
         truths.append(_truth(boxes, paths[key], masks[key]))
     return Dataset(f"coco:{file.stem}", names, truths, problems)
-
-
-@dataclass(frozen=True, eq=False)
-class CocoMasks:
-    """The segmentations of one image: polygons (arrays of x, y, x, y, ...) or COCO's run lengths.
-
-    image: as its file is called, for errors; file: the JSON they come from; size: (height, width).
-    """
-
-    segmentations: tuple[Any, ...]
-    size: tuple[int, int]
-    file: Path
-    image: str
-
-    def read(self) -> npt.NDArray[np.bool_]:
-        """(n, H, W) bool, rasterised by COCO's own rule.
-
-        Raises:
-            MissingDependency: faster-coco-eval is not installed. AnnotationError: not a segmentation.
-        """
-        try:
-            from faster_coco_eval.core import mask
-        except ImportError:
-            raise MissingDependency("faster-coco-eval", extra="train", purpose="Reading COCO masks") from None
-        height, width = self.size
-        planes = np.zeros((len(self.segmentations), height, width), bool)
-        try:
-            for plane, segmentation in zip(planes, self.segmentations, strict=True):
-                if not isinstance(segmentation, dict):
-                    polygons = [p.tolist() for p in segmentation]
-                    runs = mask.merge(mask.frPyObjects(polygons, height, width))
-                elif isinstance(segmentation["counts"], list):
-                    runs = mask.frPyObjects(segmentation, height, width)
-                else:
-                    runs = segmentation
-                plane[:] = mask.decode(runs)
-        except (ValueError, TypeError, RuntimeError) as e:  # among them: of another size than the image
-            reason = f"a segmentation of {self.image} cannot be read: {e}"
-            raise AnnotationError(self.file, 0, reason) from None
-        return planes
 
 
 def _annotations(path: Path, split: str) -> Path:
@@ -164,8 +121,8 @@ def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int
         if key in lists:
             problems.add(file, clean.DUPLICATE, f"images[{position}] repeats the id {key}")
             continue
-        known = _whole(height) and _whole(width) and height > 0 and width > 0
-        lists[key] = BoxList(file, (height, width) if known else None, problems)
+        size = clean.extent(height, width) if _whole(height) and _whole(width) else None
+        lists[key] = BoxList(file, size, problems)
         names[key] = name
     folder = _image_folder(file, list(names.values())[:20])
     return lists, {key: folder / name for key, name in names.items()}
@@ -211,23 +168,7 @@ def _annotation(
     x, y, w, h = bbox
     note = f"{where} (x {x:g}, y {y:g}, width {w:g}, height {h:g})"
     if boxes.add((x, y, x + w, y + h), label, ignore=_field(entry, "iscrowd") == 1, line=0, note=note):
-        masks[image].append(_segmentation(_field(entry, "segmentation")))
-
-
-def _segmentation(raw: object) -> Any:
-    """Polygons as arrays (a quarter of the memory of lists), run lengths as they are; None if neither."""
-    if (
-        isinstance(raw, dict)
-        and isinstance(raw.get("counts"), (list, str))
-        and isinstance(raw.get("size"), list)
-    ):
-        return raw
-    if not isinstance(raw, list) or not raw:
-        return None
-    for polygon in raw:
-        if not (isinstance(polygon, list) and len(polygon) >= 6 and all(_real(v) for v in polygon)):
-            return None
-    return [np.asarray(polygon[: len(polygon) // 2 * 2], np.float64) for polygon in raw]
+        masks[image].append(segmentation(_field(entry, "segmentation")))
 
 
 def _truth(boxes: BoxList, path: Path, segmentations: list[Any]) -> Truth:

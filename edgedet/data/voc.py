@@ -54,7 +54,7 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
     for i, file in annotations.items():
         try:
             parsed[i] = parse(file)
-        except AnnotationError as e:  # noqa: PERF203  # each file on its own
+        except AnnotationError as e:
             problems.add(file, clean.UNREADABLE, e.reason, line=e.line)
     names = tuple(classes) if classes is not None else _classes(root, parsed)
     labels = {name: k for k, name in enumerate(names)}
@@ -114,9 +114,7 @@ def parse(file: Path) -> Annotation:
                 line=box.line if box else node.line,
             )
         )
-    # some tools write 0 where they do not know the size
-    known = height is not None and width is not None and height >= 1 and width >= 1
-    return Annotation((int(height or 0), int(width or 0)) if known else None, tuple(objects))
+    return Annotation(clean.extent(height, width), tuple(objects))
 
 
 def _truth(

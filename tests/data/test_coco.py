@@ -208,10 +208,42 @@ def test_without_a_segmentation_there_are_boxes_only(coco, segmentation):
         data.masks(0)
 
 
-def test_a_mask_of_another_size(coco):
-    coco.annotation([0, 0, 2, 2], segmentation={"size": [10, 10], "counts": [0, 100]})
-    with pytest.raises(AnnotationError, match=r"a segmentation of a\.jpg cannot be read"):
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        (
+            {"size": [10, 10], "counts": [0, 100]},
+            r"is for \(height, width\) \[10, 10\], the image has \[48, 64\]",
+        ),
+        ({"size": [48, 64], "counts": [0, 100]}, "does not fill the image of 64x48"),
+        ({"size": [48, 64], "counts": [-1, 48 * 64 + 1]}, "does not fill the image"),
+        ({"size": [48, 64], "counts": [10**30]}, "does not fill the image"),
+        ({"size": [48, 64], "counts": ["a"]}, "does not fill the image"),
+        ({"size": [48, 64], "counts": "abc\u1234"}, "does not fill the image"),
+        ([[0, 0, 1e12, 0, 1e12, 1e12]], "lies far outside the image"),
+    ],
+)
+def test_masks_that_cannot_be(coco, segmentation, expected):
+    coco.annotation([0, 0, 2, 2], segmentation=segmentation)
+    with pytest.raises(AnnotationError, match=r"a segmentation of a\.jpg " + expected):
         coco.open().masks(0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packed_run_lengths_as_pycocotools_writes_them(coco, seed):
+    from pycocotools import mask
+
+    rng = np.random.default_rng(seed)
+    wanted = rng.random((48, 64)) < (0.5, 0.02, 1.0, 0.0)[seed]
+    packed = mask.encode(np.asfortranarray(wanted.astype(np.uint8)))
+    coco.annotation([0, 0, 2, 2], segmentation={"size": [48, 64], "counts": packed["counts"].decode()})
+    assert np.array_equal(coco.open().masks(0)[0], wanted)
+
+
+def test_sizes_that_no_image_has(coco):
+    for k, width in enumerate((0, -5, 10**30, True, 6.5), 10):
+        coco.image(k, f"{k}.jpg", width=width)
+    assert [t.size for t in coco.open().truths] == [(48, 64)] + [None] * 5
 
 
 def test_real_coco(shared):
