@@ -62,6 +62,7 @@ class Measured:
     engine: str
     size: tuple[int, int]
     batch: int
+    streams: int
     in_flight: int
     rounds: tuple[Round, ...]
 
@@ -101,6 +102,7 @@ class Measured:
             "height": self.size[0],
             "width": self.size[1],
             "batch": self.batch,
+            "streams": self.streams,
             "in_flight": self.in_flight,
             "pipeline_fps": round(self.pipeline_fps, 2),
             "engine_fps": round(self.engine_fps, 2),
@@ -136,8 +138,8 @@ def measure(
     *,
     frames: int,
     rounds: int,
-    threads: int | None = None,
     streams: int = 1,
+    threads: int | None = None,
     precision: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Measured]:
@@ -271,6 +273,7 @@ class _Subject:
             p.name,
             self.spec.input.size,
             p.batch,
+            p.streams,
             p.in_flight,
             rounds,
         )

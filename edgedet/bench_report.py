@@ -99,7 +99,13 @@ class SpeedReport:
                 f"{m.pipeline_fps:.1f}",
                 f"{middle:.3f} ({least:.3f} to {most:.3f})",
             )
-        table.caption = f"latency: one request at a time; engine: {ENGINE_CLOCK}; pipeline: {PIPELINE_CLOCK}"
+        streams, depth = self.results[0].streams, self.results[0].in_flight
+        share = f", on the threads of one of {streams} streams" if streams > 1 else ""
+        table.caption = (
+            f"latency: one request at a time{share}\n"
+            f"FPS: {streams} at a time and {depth} in flight, on both sides; engine: {ENGINE_CLOCK}; "
+            f"pipeline: {PIPELINE_CLOCK}"
+        )
         table.caption_justify = "left"
         return table
 

@@ -24,7 +24,10 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: the engine's choice]")
     ] = None,
-    streams: Annotated[int, typer.Option(min=1, help="Inferences at the same time.")] = 1,
+    streams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Inferences at the same time. [default: edgedet-run's for files]"),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16 (OpenVINO) for what is not quantised. [default: fp32]")
     ] = None,
@@ -46,6 +49,7 @@ def bench(
     from edgedet.bench_measure import gains, measure
     from edgedet.bench_report import SpeedReport
     from edgedet.files import write_atomic
+    from edgedet.runtime.machine import streams_for
 
     if picture is not None:
         import edgedet.bench_picture  # a missing matplotlib is said before minutes of measuring
@@ -64,7 +68,7 @@ def bench(
             frames=frames,
             rounds=rounds,
             threads=threads,
-            streams=streams,
+            streams=streams or streams_for(live=False),
             precision=precision,
             progress=lambda what: bar.update(task, advance=1, description=what),
         )

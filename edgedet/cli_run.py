@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edgedet.errors import EdgedetError, UsageError
 from edgedet.results import Frame, Result
-from edgedet.runtime.machine import cores
+from edgedet.runtime.machine import streams_for
 from edgedet.runtime.sinks import JsonLines, Sink, Stream
 
 _INTERRUPTED = 130  # as everywhere in edgedet.cli
@@ -101,7 +101,7 @@ def run(
                 engine=engine,
                 precision=precision,
                 threads=threads,
-                streams=streams or _streams(opened.live),
+                streams=streams or streams_for(opened.live),
             )
         )
         overlay = Overlay(spec.classes, caption=predictor.name) if save or window else None
@@ -126,11 +126,6 @@ def run(
         show()
     # Ctrl-C is the usual end of a live source
     return _INTERRUPTED if report.interrupted and not opened.live else 0
-
-
-def _streams(live: bool) -> int:
-    """A live source wants each answer soon, a file as many frames a second as the cores can do."""
-    return 1 if live else max(1, min(4, cores(), max(2, cores() // 2)))
 
 
 class _Progress(Sink):

@@ -21,3 +21,8 @@ def cpu_name() -> str:
 def cores() -> int:
     """Processors this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def streams_for(live: bool) -> int:
+    """Inferences at the same time: a live source wants each answer soon, a file most frames a second."""
+    return 1 if live else max(1, min(4, cores(), max(2, cores() // 2)))
