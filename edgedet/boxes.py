@@ -82,6 +82,22 @@ def iou(a: Array, b: Array) -> Array:
     return overlap / xp.where(union > 0, union, xp.ones_like(union))
 
 
+def giou(a: Array, b: Array) -> Array:
+    """Generalised IoU of `a` and `b` (..., 4), broadcast -> (...) in (-1, 1].
+
+    IoU minus the share of the smallest enclosing box that neither covers, so that it still says how far
+    apart two boxes are when they do not touch (Rezatofighi et al. 2019, equation 3).
+    """
+    xp = namespace(a)
+    top_left = xp.minimum(a[..., :2], b[..., :2])
+    bottom_right = xp.maximum(a[..., 2:], b[..., 2:])
+    hull = area(xp.concatenate([top_left, bottom_right], axis=-1))
+    overlap = intersection(a, b)
+    union = area(a) + area(b) - overlap
+    one = xp.ones_like(union)
+    return overlap / xp.where(union > 0, union, one) - (hull - union) / xp.where(hull > 0, hull, one)
+
+
 def pairwise_iou(a: Array, b: Array) -> Array:
     """(n, 4), (m, 4) -> (n, m): IoU of every pair."""
     return iou(a[:, None, :], b[None, :, :])

@@ -22,6 +22,20 @@ def test_iou_of_known_boxes() -> None:
     np.testing.assert_allclose(boxes.pairwise_iou(a, b), [[1, 1 / 3, 0, 0.04]], rtol=1e-6)
 
 
+def test_giou_of_known_boxes() -> None:
+    a = np.array([[0, 0, 10, 10]], np.float32)
+    b = np.array([[0, 0, 10, 10], [10, 10, 20, 20], [0, 0, 5, 10]], np.float32)
+    # the same; touching at a corner: IoU 0, hull 400, union 200; half of it: hull is the union
+    np.testing.assert_allclose(boxes.giou(a, b), [1, -0.5, 0.5], rtol=1e-6)
+
+
+def test_giou_falls_with_distance_where_iou_is_blind() -> None:
+    a = torch.tensor([[0.0, 0, 10, 10]])
+    near, far = torch.tensor([[20.0, 0, 30, 10]]), torch.tensor([[80.0, 0, 90, 10]])
+    assert boxes.iou(a, near) == boxes.iou(a, far) == 0
+    assert boxes.giou(a, far) < boxes.giou(a, near) < 0
+
+
 def test_two_empty_boxes_overlap_by_nothing() -> None:
     point = np.array([[3, 3, 3, 3]], np.float32)
     assert boxes.pairwise_iou(point, point) == 0

@@ -41,6 +41,9 @@ class Model(nn.Module, abc.ABC):
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """{term: scalar}, already weighted: the loss is their plain sum."""
 
+    def refine(self, weight: float) -> None:
+        """Add the model's late-training loss term with this weight (0 = none). Most models have none."""
+
     @abc.abstractmethod
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Heads of an input of `size` (height, width) -> boxes (N, A, 4) in its pixels, scores (N, A, K)."""

@@ -118,6 +118,7 @@ class Trainer:
     def _epoch(self, wrapped: nn.Module) -> Iterator[dict[str, Any]]:
         self.order.epoch, self.order.start = self.progress.epoch, self.progress.batch
         self.model.train()
+        self.model.refine(self.recipe.refine if self.progress.epoch >= self.recipe.refine_from else 0.0)
         started = time.monotonic()
         for batch in self.batches:
             event = self._step(wrapped, batch)

@@ -69,6 +69,26 @@ def test_the_square_roots_of_width_and_height_are_compared() -> None:
     assert terms["xy"].item() == pytest.approx(0, abs=1e-10)
 
 
+def test_the_late_term_is_the_responsible_boxes_giou() -> None:
+    # as above: the boxes overlap by 8 of 24 px and fill their hull
+    truth = target([[32, 0, 48, 32]], [1])
+    grid = empty_grid()
+    grid[0, 5:9, 0, 1] = torch.tensor([0, 0, logit(0.5), logit(math.sqrt(0.5))], dtype=torch.float64)
+    grid[0, 0:4, 0, 1] = logit(0.1)
+    grid.requires_grad_()
+    loss = YoloLoss(2)
+    assert "giou" not in loss(grid, [truth], STRIDE)
+    loss.refine = 3.0
+    terms = loss(grid, [truth], STRIDE)
+    assert terms["giou"].item() == pytest.approx(3 * (1 - 8 / 24), rel=1e-5)
+    terms["giou"].backward()
+    assert grid.grad is not None
+    assert grid.grad[0, 5:9, 0, 1].abs().min() >= 0
+    assert grid.grad[0, 5, 0, 1].abs() > 0
+    assert not grid.grad[0, 0:5, 0, 1].any()  # the other box is not responsible
+    assert not grid.grad[0, :, 1].any()
+
+
 def test_an_image_without_objects_only_punishes_confidence() -> None:
     grid = empty_grid()
     grid[0, 4, 1, 0] = logit(0.4)
