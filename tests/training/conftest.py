@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-XML = """<annotation><filename>{name}.jpg</filename><size><width>96</width><height>72</height><depth>3</depth></size>
+XML = """<annotation><filename>{name}.jpg</filename>
+<size><width>96</width><height>72</height><depth>3</depth></size>
 <object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>
 <ymax>{y1}</ymax></bndbox></object></annotation>"""
 

@@ -62,7 +62,7 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(unbroken: Path) -> None:
     model, spec = load_model(unbroken / "best.safetensors")
     assert spec.model == "yolo"
     assert spec.input.size == (64, 64)
-    assert "aeroplane" in spec.classes or set(spec.classes) == {"cat", "dog"}
+    assert {"cat", "dog"} < set(spec.classes)
     assert len(spec.provenance.weights_sha256) == 64
     assert not model.training
 
@@ -70,7 +70,8 @@ def test_a_run_leaves_all_that_is_needed_to_repeat_it(unbroken: Path) -> None:
 def test_kill_9_and_the_same_command_give_the_same_run(voc: Path, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     arguments = [sys.executable, *command(voc, folder, "--state-every", "1")]
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(arguments, env=environment(), stdout=quiet, stderr=quiet)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (folder / "steps.jsonl").exists() and len((folder / "steps.jsonl").read_text().splitlines()) >= 3:
