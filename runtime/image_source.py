@@ -14,7 +14,7 @@ from edgedet.runtime.sources import Image, Source
 class Images(Source):
     """Images one after another, in the order given. Each has the size it has.
 
-    Raises EmptyDataset if there is none; `read` raises ImageError for one that cannot be decoded whole.
+    Raises EmptyDataset if there is none; `retrieve` raises ImageError for one that cannot be decoded whole.
     """
 
     def __init__(self, paths: Sequence[Path], *, name: str) -> None:
@@ -26,8 +26,14 @@ class Images(Source):
         self.name = name
         self.frames = len(paths)
         self._paths = iter(paths)
+        self._path: Path | None = None
 
-    def read(self, buffer: Image | None) -> Image | None:
+    def grab(self) -> bool:
+        """See Source."""
+        self._path = next(self._paths, None)
+        return self._path is not None
+
+    def retrieve(self, buffer: Image | None) -> Image:
         """See Source. Decoding allocates; the buffer is not used."""
-        path = next(self._paths, None)
-        return None if path is None else read_image(path)
+        assert self._path is not None, "retrieve without grab"
+        return read_image(self._path)

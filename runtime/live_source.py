@@ -26,7 +26,7 @@ class Live(Source):
         reconnects: tries in a row; 0 for none.
 
     Raises:
-        SourceError: it cannot be opened in time. From `read`: it is lost for good.
+        SourceError: it cannot be opened in time. From `grab`: it is lost for good.
     """
 
     live = True
@@ -46,22 +46,22 @@ class Live(Source):
         if not self._open():
             raise self._unreachable()
 
-    def read(self, buffer: Image | None) -> Image | None:
+    def grab(self) -> bool:
         """See Source."""
         while not self._stopping:
             if self._capture is not None and self._capture.grab():
-                good, image = (
-                    self._capture.retrieve(buffer) if buffer is not None else self._capture.retrieve()
-                )
-                if good:
-                    return image  # type: ignore[return-value]
+                return True
             if not self._reconnect():
-                return None
-        return None
+                return False
+        return False
 
-    def skip(self) -> bool:
+    def retrieve(self, buffer: Image | None) -> Image:
         """See Source."""
-        return self._capture is not None and self._capture.grab()
+        assert self._capture is not None, "retrieve without grab"
+        good, image = self._capture.retrieve(buffer)
+        if not good:
+            raise SourceError(f"A frame of {self.name} cannot be converted to BGR.")
+        return image  # type: ignore[return-value]
 
     def stop(self) -> None:
         """See Source."""

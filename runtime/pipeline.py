@@ -86,6 +86,7 @@ class Pipeline:
         self._tickets: SimpleQueue[tuple[Frame, Ticket] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[Frame, Result] | _Notice | None] = SimpleQueue()
         self._pool: SimpleQueue[Image | None] = SimpleQueue()
+        self._places: SimpleQueue[None] = SimpleQueue()
         names = ["capture", *predictor.stages, *(["overlay"] if overlay else [])]
         names += [s.name for s in sinks if s.name]
         self._stages = {name: Histogram() for name in names}
@@ -102,7 +103,9 @@ class Pipeline:
         how far the run came.
         """
         for _ in range(self._predictor.in_flight + _SPARE_BUFFERS):
-            self._pool.put(None)  # allocated by the first read, which knows the size
+            self._pool.put(None)  # allocated by the first `retrieve`, which knows the size
+        for _ in range(self._predictor.in_flight):
+            self._places.put(None)
         self._source.notify = self._notice
         stages = (self._capture, self._preprocess, self._postprocess)
         threads = [threading.Thread(target=s, name=f"edgedet{s.__name__}", daemon=True) for s in stages]
@@ -157,35 +160,34 @@ class Pipeline:
     # the stages, in order: the first three on threads of their own -----------------------------------
 
     def _capture(self) -> None:
-        source, timer, index = self._source, self._stages["capture"], 0
+        source, timer, index = self._source, self._stages["capture"], -1
         with self._stage("capture", self._captured):
             while not self._ending:
-                buffer, found = self._buffer()
-                if not found:
-                    if source.skip():
-                        self._dropped += 1
-                        index += 1
-                        continue
-                    buffer = self._pool.get()  # there is no frame to skip: `read` will say why
                 started = time.perf_counter()
-                image = None if self._ending else source.read(buffer)
-                if image is None:
+                if not source.grab():
                     break
-                timer.add(time.perf_counter() - started)
-                frame = Frame(image, index, time.monotonic(), source.name)
+                grabbed = time.perf_counter()
                 index += 1
-                if source.live:
-                    self._drop_waiting()
-                self._captured.put(frame)
+                free = self._newest_wins() if source.live else (self._pool.get(),)
+                if not free:
+                    self._dropped += 1
+                    continue
+                resumed = time.perf_counter()
+                image = source.retrieve(free[0])
+                timer.add(time.perf_counter() - resumed + grabbed - started)
+                self._captured.put(Frame(image, index, time.monotonic(), source.name))
 
     def _preprocess(self) -> None:
         submitted = 0
         with self._stage("preprocess", self._tickets):
-            while (frame := self._captured.get()) is not None and not self._ending:
+            # first a place in the predictor, then the frame: meanwhile a newer one may replace it
+            while not self._ending and submitted != self._limit:
+                self._places.get()
+                frame = self._captured.get()
+                if frame is None:
+                    break
                 self._tickets.put((frame, self._predictor.submit([frame])))
                 submitted += 1
-                if submitted == self._limit:
-                    break
             self._end()  # the source may still be reading
 
     def _postprocess(self) -> None:
@@ -196,6 +198,7 @@ class Pipeline:
                 try:
                     # after a failure too: engines write into buffers until their tickets are collected
                     (result,) = self._predictor.collect(item[1])
+                    self._places.put(None)
                     if failed:
                         continue
                     for name, seconds in item[1].times.items():
@@ -245,27 +248,18 @@ class Pipeline:
                 return False
         return True
 
-    # buffers -----------------------------------------------------------------------------------------
-
-    def _buffer(self) -> tuple[Image | None, bool]:
-        """A buffer of the pool (None: yet to be allocated), and whether there was one."""
-        if not self._source.live:
-            return self._pool.get(), True
-        for _ in range(2):
-            with suppress(Empty):
-                return self._pool.get_nowait(), True
-            self._drop_waiting()
-        return None, False
-
-    def _drop_waiting(self) -> None:
-        """Take back the frame that waits for preprocessing, if one does."""
+    def _newest_wins(self) -> tuple[Image | None] | tuple[()]:
+        """A buffer for a live frame, taken from the one that waits if need be; () if all are in use."""
         with suppress(Empty):
             waiting = self._captured.get_nowait()
             if waiting is None:  # the end, which `_end` announced
                 self._captured.put(None)
-                return
+                return ()
             self._dropped += 1
-            self._pool.put(waiting.image)
+            return (waiting.image,)
+        with suppress(Empty):
+            return (self._pool.get_nowait(),)
+        return ()
 
     # ends --------------------------------------------------------------------------------------------
 

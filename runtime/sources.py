@@ -1,6 +1,6 @@
 """Where frames come from: `open_source` tells a camera, a URL, a video file and images apart.
 
-To add a source: a subclass of Source with `read`; `skip` and live = True where frames come by themselves.
+To add a source: a subclass of Source with `grab` and `retrieve`; live = True where frames come by themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Source:
-    """Base of all sources. `read` and `skip` are called from one thread, `stop` from any.
+    """Base of all sources. `grab` and `retrieve` are called from one thread, `stop` from any.
 
     name: what results and reports call it; live: frames come by themselves and the newest counts; fps:
     its own frame rate, None where it has none; frames: how many there are, None where that is unknown;
@@ -33,19 +33,26 @@ class Source:
     frames: int | None = None
     notify: Callable[[str], None] = staticmethod(lambda text: None)
 
-    def read(self, buffer: Image | None) -> Image | None:
-        """The next frame (H, W, 3) uint8 BGR, in `buffer` if it fits, else in a new array; None at the end.
+    def grab(self) -> bool:
+        """Wait for the next frame; False at the end.
 
         Raises SourceError, or ImageError for an image file: what should have been there is not.
         """
         raise NotImplementedError
 
-    def skip(self) -> bool:
-        """Pass over the next frame; False if there is none. Called only for live sources."""
-        return self.read(None) is not None
+    def retrieve(self, buffer: Image | None) -> Image:
+        """The pixels of the frame last grabbed, (H, W, 3) uint8 BGR: in `buffer` if it fits, else new.
+
+        Not called for frames that are dropped. Raises like `grab`.
+        """
+        raise NotImplementedError
+
+    def read(self, buffer: Image | None = None) -> Image | None:
+        """Grab and retrieve; None at the end."""
+        return self.retrieve(buffer) if self.grab() else None
 
     def stop(self) -> None:
-        """Make a `read` that waits return soon. From any thread or signal handler."""
+        """Make a `grab` that waits return soon. From any thread or signal handler."""
 
     def close(self) -> None:
         """Free everything; a second call does nothing."""

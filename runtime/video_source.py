@@ -56,19 +56,23 @@ class Video(Source):
         self._reached = 0.0  # seconds
         self._gap: int | None = None  # frames before the first that could not be decoded
 
-    def read(self, buffer: Image | None) -> Image | None:
+    def grab(self) -> bool:
         """See Source. Raises SourceError where frames were missing, after the last one."""
-        if not self._grab():
+        if not self._advance():
             self._check_end()
-            return None
-        good, image = self._video.retrieve(buffer) if buffer is not None else self._video.retrieve()
-        if not good:
-            raise SourceError(f"Frame {self._read} of the video {self.name} cannot be converted to BGR.")
+            return False
         self._read += 1
         self._reached = self._video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        return True
+
+    def retrieve(self, buffer: Image | None) -> Image:
+        """See Source."""
+        good, image = self._video.retrieve(buffer)
+        if not good:
+            raise SourceError(f"Frame {self._read} of the video {self.name} cannot be converted to BGR.")
         return image  # type: ignore[return-value]
 
-    def _grab(self) -> bool:
+    def _advance(self) -> bool:
         if self._video.grab():
             return True
         if self.frames is None or self._read < self.frames:

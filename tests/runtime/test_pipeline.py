@@ -1,0 +1,350 @@
+"""The pipeline: order, backpressure, the newest frame, errors of every stage, ends, buffers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgedet.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError
+from edgedet.results import Detections, Frame, Result
+from edgedet.runtime import (
+    Callback,
+    CpuPredictor,
+    Null,
+    Overlay,
+    Pipeline,
+    Sink,
+    Source,
+    open_predictor,
+    open_source,
+)
+from edgedet.runtime.sinks import Stream
+from edgedet.runtime.sources import Image
+
+CLASSES = ("dark", "bright")
+
+
+@pytest.fixture(scope="module")
+def predictor(brightness: Path) -> Iterator[CpuPredictor]:
+    with open_predictor(brightness) as opened:
+        yield opened
+
+
+class Levels(Source):
+    """Frames of given brightness, written into the pool's buffers."""
+
+    def __init__(self, levels: list[float]) -> None:
+        self.name = "levels"
+        self.frames = len(levels)
+        self.levels = levels
+        self.reads = 0
+        self.closed = False
+
+    def grab(self) -> bool:
+        self.reads += 1
+        return self.reads <= len(self.levels)
+
+    def retrieve(self, buffer: Image | None) -> Image:
+        image = np.empty((48, 64, 3), np.uint8) if buffer is None else buffer
+        image[:] = round(255 * self.levels[self.reads - 1])
+        return image
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Clock(Source):
+    """A live source: a frame every 2 ms whether or not anyone reads, brightness = its number / 1000."""
+
+    live = True
+
+    def __init__(self, frames: int) -> None:
+        self.name = "clock"
+        self.last = frames
+        self.began = time.monotonic()
+        self.given = -1
+        self.grabs = 0
+
+    def grab(self) -> bool:
+        number = max(self.given + 1, int((time.monotonic() - self.began) / 0.002))
+        time.sleep(max(0.0, self.began + number * 0.002 - time.monotonic()))
+        self.given = number
+        self.grabs += number <= self.last
+        return number <= self.last
+
+    def retrieve(self, buffer: Image | None) -> Image:
+        image = np.empty((48, 64, 3), np.uint8) if buffer is None else buffer
+        image[:] = self.given % 200
+        return image
+
+
+class Memory(Sink):
+    """Keeps what it is given, and whether it was opened and closed."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+        self.scores: list[float] = []
+        self.pixels: list[int] = []
+        self.buffers: set[int] = set()
+        self.stream: Stream | None = None
+        self.closed = 0
+
+    def open(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def write(self, frame: Frame, result: Result) -> None:
+        assert isinstance(result, Detections)
+        self.frames.append(frame.index)
+        self.scores.append(float(result.scores[0]) if len(result) else 0.0)
+        self.pixels.append(int(frame.image[0, 0, 0]))
+        self.buffers.add(frame.image.ctypes.data)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def ramp(count: int) -> list[float]:
+    return [0.1 + 0.7 * i / count for i in range(count)]
+
+
+def test_results_come_in_order_each_with_its_own_frame(predictor: CpuPredictor) -> None:
+    source, sink = Levels(ramp(60)), Memory()
+    report = Pipeline(source, predictor, [sink]).run()
+    assert sink.frames == list(range(60))
+    np.testing.assert_allclose(sink.scores, source.levels, atol=3e-3)
+    assert sink.pixels == [round(255 * v) for v in source.levels]
+    assert source.closed
+    assert sink.closed == 1
+    assert sink.stream is not None
+    assert sink.stream.spec.classes == CLASSES
+    assert (report.frames, report.dropped, report.interrupted) == (60, 0, False)
+    assert list(report.stages) == ["capture", "preprocess", "engine", "postprocess", "memory"]
+    assert all(t.count == 60 for t in report.stages.values())
+    assert report.latency.count == 60
+    assert report.fps == pytest.approx(60 / report.seconds)
+    assert 0 < report.engine_busy <= 1
+
+
+def test_several_streams_keep_the_order(brightness: Path) -> None:
+    sink = Memory()
+    with open_predictor(brightness, streams=2, threads=2) as predictor:
+        Pipeline(Levels(ramp(60)), predictor, [sink]).run()
+    assert sink.frames == list(range(60))
+    np.testing.assert_allclose(sink.scores, ramp(60), atol=3e-3)
+
+
+def test_nothing_is_allocated_per_frame(predictor: CpuPredictor, bikes: Path) -> None:
+    sink = Memory()
+    Pipeline(open_source(bikes), predictor, [sink], overlay=Overlay(CLASSES)).run()
+    assert len(sink.frames) == 250
+    assert 1 < len(sink.buffers) <= predictor.in_flight + 3
+
+
+def test_a_file_waits_for_a_slow_sink(predictor: CpuPredictor) -> None:
+    source = Levels(ramp(40))
+    ahead: list[int] = []
+
+    def slow(frame: Frame, result: Result) -> None:
+        time.sleep(0.005)
+        ahead.append(source.reads - frame.index)
+
+    report = Pipeline(source, predictor, [Callback(slow)]).run()
+    assert (report.frames, report.dropped) == (40, 0)
+    assert max(ahead) <= predictor.in_flight + 4  # the pool, and one grabbed that waits for a buffer
+
+
+def test_a_live_source_keeps_the_newest(predictor: CpuPredictor) -> None:
+    source, memory = Clock(300), Memory()
+
+    def slow(frame: Frame, result: Result) -> None:
+        time.sleep(0.03)
+
+    report = Pipeline(source, predictor, [memory, Callback(slow)]).run()
+    assert memory.frames == sorted(set(memory.frames))
+    assert report.dropped > report.frames  # a frame every 2 ms, a result every 30 ms
+    # every frame was either delivered or counted, and what came last is not what came first, worked off
+    assert report.dropped + report.frames == source.grabs
+    assert memory.frames[-1] > 0.7 * source.grabs
+    assert len(memory.buffers) <= predictor.in_flight + 3
+
+
+def test_limit_counts_results(predictor: CpuPredictor) -> None:
+    sink = Memory()
+    report = Pipeline(Levels(ramp(50)), predictor, [sink], limit=7).run()
+    assert sink.frames == list(range(7))
+    assert report.frames == 7
+
+
+def test_overlay_is_drawn_before_the_sinks_see_the_frame(predictor: CpuPredictor) -> None:
+    seen: list[bool] = []
+
+    def look(frame: Frame, result: Result) -> None:
+        seen.append(len(np.unique(frame.image)) > 1)
+
+    report = Pipeline(Levels(ramp(3)), predictor, [Callback(look)], overlay=Overlay(CLASSES)).run()
+    assert seen == [True] * 3
+    assert report.stages["overlay"].count == 3
+
+
+class Failing(Levels):
+    """Levels whose sixth frame cannot be had."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(ramp(20))
+        self.error = error
+
+    def retrieve(self, buffer: Image | None) -> Image:
+        if self.reads == 6:
+            raise self.error
+        return super().retrieve(buffer)
+
+
+@pytest.mark.parametrize("error", [ImageError("half a picture"), OSError("cable")])
+def test_an_error_of_the_source_comes_after_its_good_frames(
+    predictor: CpuPredictor, error: Exception
+) -> None:
+    sink = Memory()
+    kind = ImageError if isinstance(error, ImageError) else SourceError
+    pipeline = Pipeline(Failing(error), predictor, [sink])
+    with pytest.raises(kind, match=r"^capture: .*(half a picture|OSError: cable)"):
+        pipeline.run()
+    assert sink.frames == [0, 1, 2, 3, 4]
+    assert sink.closed == 1
+    assert pipeline.report().frames == 5
+
+
+class Broken(Levels):
+    """Its sixth frame has no pixels: preprocessing cannot be done."""
+
+    def retrieve(self, buffer: Image | None) -> Image:
+        image = super().retrieve(buffer)
+        return np.empty((0, 0, 3), np.uint8) if self.reads == 6 else image
+
+
+def test_an_error_of_preprocessing_is_named(predictor: CpuPredictor) -> None:
+    sink = Memory()
+    with pytest.raises(EngineError, match=r"^preprocess: "):
+        Pipeline(Broken(ramp(40)), predictor, [sink]).run()
+    assert sink.frames == [0, 1, 2, 3, 4]
+    assert sink.closed == 1
+
+
+def test_an_error_of_postprocessing_is_named(predictor: CpuPredictor) -> None:
+    sink = Memory()
+    levels = ramp(40)
+    levels[5] = 0.95  # the network's output becomes NaN
+    with pytest.raises(EngineError, match=r"^postprocess: The network's output is not finite"):
+        Pipeline(Levels(levels), predictor, [sink]).run()
+    assert sink.frames == [0, 1, 2, 3, 4]
+    assert sink.closed == 1
+    assert len(predictor(np.full((8, 8, 3), 100, np.uint8))) == 1  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_overlay_is_named(predictor: CpuPredictor) -> None:
+    sink = Memory()
+    with pytest.raises(SinkError, match=r"^overlay: IndexError"):
+        Pipeline(Levels(ramp(40)), predictor, [sink], overlay=Overlay(("only one class",))).run()
+    assert sink.frames == []
+    assert sink.closed == 1
+
+
+def test_an_error_of_a_sink_closes_the_others_whole(predictor: CpuPredictor) -> None:
+    def fail(frame: Frame, result: Result) -> None:
+        if frame.index == 5:
+            raise ValueError("full")
+
+    sink = Memory()
+    with pytest.raises(SinkError, match=r"^callback: ValueError: full") as caught:
+        Pipeline(Levels(ramp(40)), predictor, [sink, Callback(fail)]).run()
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert sink.frames == [0, 1, 2, 3, 4, 5]
+    assert sink.closed == 1
+
+
+class Unopened(Sink):
+    """A sink that cannot be opened."""
+
+    name = "unopened"
+
+    def open(self, stream: Stream) -> None:
+        raise SinkError("No window here.", hint="Use another.")
+
+
+def test_a_sink_that_does_not_open_ends_it_before_a_frame_is_read(predictor: CpuPredictor) -> None:
+    source, sink = Levels(ramp(5)), Memory()
+    with pytest.raises(SinkError, match=r"^unopened: No window here\. Use another\.$"):
+        Pipeline(source, predictor, [sink, Unopened()]).run()
+    assert source.reads == 0
+    assert source.closed
+    assert sink.closed == 1
+
+
+def test_stop_from_another_thread(predictor: CpuPredictor) -> None:
+    sink = Memory()
+    pipeline = Pipeline(Clock(10**9), predictor, [sink])
+    timer = threading.Timer(0.2, pipeline.stop)
+    timer.start()
+    report = pipeline.run()
+    timer.join()
+    assert report.frames == len(sink.frames) > 0
+    assert not report.interrupted
+
+
+def test_ctrl_c_ends_it_well_and_leaves_the_handler_as_it_was(predictor: CpuPredictor) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(frame: Frame, result: Result) -> None:
+        if frame.index == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sink = Memory()
+    report = Pipeline(Levels(ramp(500)), predictor, [sink, Callback(interrupt)]).run()
+    assert report.interrupted
+    assert 4 <= len(sink.frames) < 100
+    assert sink.frames == list(range(len(sink.frames)))
+    assert sink.closed == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_interrupts(predictor: CpuPredictor) -> None:
+    def insist(frame: Frame, result: Result) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    sink = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(Levels(ramp(500)), predictor, [sink, Callback(insist)]).run()
+    assert sink.closed == 1
+
+
+def test_it_runs_in_any_thread(predictor: CpuPredictor) -> None:
+    reports: list[object] = []
+    thread = threading.Thread(
+        target=lambda: reports.append(Pipeline(Levels(ramp(5)), predictor, [Null()]).run())
+    )
+    thread.start()
+    thread.join()
+    assert len(reports) == 1
+
+
+def test_every_error_is_named(predictor: CpuPredictor) -> None:
+    """Whatever a stage raises reaches the caller as an EdgedetError, the reader's going away excepted."""
+
+    def gone(frame: Frame, result: Result) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Pipeline(Levels(ramp(5)), predictor, [Callback(gone)]).run()
+    for error in (RuntimeError("x"), KeyError("y")):
+        with pytest.raises(EdgedetError):
+            Pipeline(Failing(error), predictor).run()
