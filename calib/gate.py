@@ -18,15 +18,14 @@ those that happen to be right too, so it is a coarser sieve than a drop of AP.""
 class Verdict:
     """What the gate found.
 
-    measure: what was compared, on which images, in words. reference and quantised: percent. allowed: the
-    least that `quantised` may be. `passed` is None where nothing could be measured; `reason` says why.
+    measure: "AP" or "agreement". reference and quantised: percent. allowed: the least that `quantised`
+    may be. `passed` is None where nothing could be measured.
     """
 
     measure: str
     reference: float | None
     quantised: float | None
     allowed: float | None
-    reason: str = ""
 
     @property
     def passed(self) -> bool | None:

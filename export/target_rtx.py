@@ -1,8 +1,4 @@
-"""TensorRT for RTX, ahead of time: a plan for GPUs that this machine need not have.
-
-The network is strongly typed: what is FP16 or INT8 stands in the ONNX (`passes/half.py`, Q/DQ). The plan
-ends at the heads; decode and NMS run after it. The spec is the network's name.
-"""
+"""TensorRT for RTX, ahead of time: a plan for GPUs that this machine need not have."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from typing import Any
 import onnx
 
 from edgedet.errors import MissingDependency, TargetError, UsageError
+from edgedet.export.plan import build
 from edgedet.export.plan_text import convolution_types
 from edgedet.spec import ModelSpec
 
@@ -22,11 +19,9 @@ NO_INT8 = 75
 """Its INT8 convolutions become float, silently, and so do those of every target named beside it."""
 
 DEFAULT_SMS = (86, 89, 120)
-BATCHES = (1, 1, 4)
-"""Smallest, best and largest batch of the optimization profile."""
 
 
-def check_targets(sms: Sequence[int], *, int8: bool) -> None:
+def check_sms(sms: Sequence[int], *, int8: bool) -> None:
     """UsageError for a GPU the library cannot build for, TargetError for one that cannot run INT8."""
     unknown = [s for s in sms if s not in SMS]
     if unknown or not sms:
@@ -38,90 +33,12 @@ def check_targets(sms: Sequence[int], *, int8: bool) -> None:
         raise TargetError(
             "SM75 (Turing) gets no INT8 from TensorRT for RTX: any list with it silently turns every INT8"
             " convolution into float, for the other GPUs too.",
-            hint=f"Use --sm {others} for INT8" + " and build SM75 with --fp16."
-            if others
-            else "Use --fp16 for SM75.",
+            hint=f"Use --sm {others} for INT8; build SM75 with --fp16." if others else "Use --fp16 for SM75.",
         )
 
 
-def version() -> str:
-    """The library's version; MissingDependency if it is absent."""
-    return str(_library().__version__)
-
-
-def build_plan(
-    graph: onnx.ModelProto, spec: ModelSpec, sms: Sequence[int], *, int8: Collection[str] = ()
-) -> tuple[bytes, dict[str, tuple[str, str]]]:
-    """Build a plan and read its convolutions' types back from it.
-
-    Args:
-        graph: image -> heads, explicitly typed, without any custom operator (its parser aborts the
-            process on a node that names a plugin).
-        spec: of that graph; goes in with the build facts added.
-        sms: the GPUs, by compute capability x 10.
-        int8: the convolutions that must be INT8 in the plan.
-
-    Returns:
-        the plan, and {convolution: (input type, weight type)}.
-
-    Raises:
-        TargetError: the library refuses the graph, or the plan's INT8 convolutions are not those expected.
-    """
-    trt = _library()
-    check_targets(sms, int8=bool(int8))
-    domains = sorted({n.domain for n in graph.graph.node} - {"", "ai.onnx"})
-    if domains:
-        raise TargetError(f"The graph has operators of {domains[0]!r}, which TensorRT for RTX cannot take.")
-    log = _log(trt)
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(graph.SerializeToString()):
-        error = parser.get_error(0)
-        raise TargetError(f"TensorRT for RTX cannot take {error.node_name()!r}: {error.desc()}.")
-    network.name = spec.with_(build=build_facts(spec, sms)).to_json()
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = len(sms)
-    for i, sm in enumerate(sms):
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), i)
-    profile = builder.create_optimization_profile()
-    profile.set_shape(spec.input.name, *[(n, 3, *spec.input.size) for n in BATCHES])
-    config.add_optimization_profile(profile)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        reason = next(iter(log.errors), "no reason given")
-        raise TargetError(f"TensorRT for RTX cannot build this network: {reason}.")
-    plan = bytes(serialized)
-    types = convolution_types(plan)
-    _check_int8(types, int8)
-    return plan, types
-
-
-def build_facts(spec: ModelSpec, sms: Sequence[int]) -> dict[str, str]:
-    """What a preflight compares before it deserializes a plan."""
-    return {
-        "library": "tensorrt_rtx",
-        "version": version(),
-        "compute_capabilities": ",".join(str(s) for s in sms),
-        "precision": spec.precision,
-        "batch": f"{BATCHES[0]}-{BATCHES[2]}",
-    }
-
-
-def _check_int8(types: dict[str, tuple[str, str]], expected: Collection[str]) -> None:
-    found = {name for name, kinds in types.items() if kinds == ("int8", "int8")}
-    missing = [name for name in expected if name not in found]
-    surplus = sorted(found - set(expected))
-    if missing or surplus:
-        first = (missing or surplus)[0]
-        raise TargetError(
-            f"The plan has {len(found)} INT8 convolutions, expected {len(expected)}; first that differs:"
-            f" {first!r} is {'/'.join(types.get(first, ('absent',)))}.",
-            hint="The target silently changed the precision: build with --fp16, or for another --sm.",
-        )
-
-
-def _library() -> Any:
+def library() -> Any:
+    """The module `tensorrt_rtx`; MissingDependency if it is absent."""
     try:
         import tensorrt_rtx
     except ImportError:
@@ -129,16 +46,45 @@ def _library() -> Any:
     return tensorrt_rtx
 
 
-def _log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors; its warnings are about scales it converts, its infos about itself."""
+def build_rtx(
+    graph: onnx.ModelProto, spec: ModelSpec, sms: Sequence[int], *, int8: Collection[str] = ()
+) -> tuple[bytes, dict[str, tuple[str, str]]]:
+    """Build a plan and read its convolutions' types back from it.
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
+    Args:
+        graph, spec: see `edgedet.export.plan.build`.
+        sms: the GPUs, by compute capability x 10.
+        int8: the convolutions that must be INT8 in the plan, no more and no fewer.
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
+    Returns:
+        the plan, and {convolution: (input type, weight type)}.
 
-    return Log()
+    Raises:
+        TargetError: the library refuses the graph, or the plan's INT8 convolutions are not those expected.
+    """
+    trt = library()
+    check_sms(sms, int8=bool(int8))
+
+    def configure(config: Any) -> None:
+        config.num_compute_capabilities = len(sms)
+        for i, sm in enumerate(sms):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), i)
+
+    facts = {"compute_capabilities": ",".join(str(s) for s in sms), "precision": spec.precision}
+    plan = build(trt, graph, spec, facts, configure)
+    types = convolution_types(plan)
+    check_int8(types, int8)
+    return plan, types
+
+
+def check_int8(types: dict[str, tuple[str, str]], expected: Collection[str]) -> None:
+    """TargetError unless exactly the expected convolutions have INT8 input and weight."""
+    found = {name for name, kinds in types.items() if kinds == ("int8", "int8")}
+    differing = [n for n in expected if n not in found] or sorted(found - set(expected))
+    if differing:
+        kind = "/".join(types.get(differing[0], ("absent",)))
+        raise TargetError(
+            f"The plan has {len(found)} INT8 convolutions, expected {len(expected)}; the first that differs,"
+            f" {differing[0]!r}, is {kind}.",
+            hint="The target silently changed the precision: build with --fp16, or for another --sm.",
+        )

@@ -1,0 +1,147 @@
+"""The accuracy gate of an export: what is measured, and what is tried where INT8 falls short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.calib import PLACEMENTS, Quantised, Scales, quantise
+from edgedet.calib.gate import Verdict
+from edgedet.calib.images import CalibrationSet
+from edgedet.calib.qdq import quantisable_layers
+from edgedet.calib.sensitivity import rank
+from edgedet.data import Dataset
+from edgedet.export.accuracy import MAX_FRAMES, Frames, Measure, agreement, average_precision
+from edgedet.export.order import Log, Order
+from edgedet.export.targets import Target
+from edgedet.preprocess import preprocess
+from edgedet.runtime import Engine
+from edgedet.spec import Input
+
+RANKED_ON = 12
+"""Images that the sensitivity of layers is measured on."""
+
+Eval = Dataset | Frames | None
+Calibration = CalibrationSet | Scales | None
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """How good FP32 is and how good anything else may be. `measure` is None where nothing can be measured.
+
+    kind: "AP" or "agreement"; data: where; reference, allowed: percent.
+    """
+
+    kind: str = ""
+    data: str = ""
+    measure: Measure | None = None
+    reference: float | None = None
+    allowed: float | None = None
+
+    def judge(self, engine: Engine) -> Verdict:
+        """Measure an engine and compare."""
+        found = None if self.measure is None else self.measure(engine)
+        return Verdict(self.kind, self.reference, found, self.allowed)
+
+
+def yardstick(
+    order: Order, reference: Engine, evaluation: Eval, calibration: Calibration, log: Log
+) -> Yardstick:
+    """AP where there is truth, else agreement with `reference` (FP32) on real frames, else nothing."""
+    if isinstance(evaluation, Dataset):
+        measure = average_precision(evaluation, progress=log.talk.bars)
+        found = measure(reference)
+        log.facts["accuracy"] = {"measure": "VOC 11-point AP at IoU 0.5", "data": evaluation.name}
+        return Yardstick("AP", evaluation.name, measure, found, found - order.max_drop)
+    frames = frames_of(evaluation, calibration)
+    if frames is None:
+        log.notes.append("accuracy: no images to measure on; give --eval-data voc:PATH, or a video")
+        return Yardstick()
+    compared = agreement(reference, frames)
+    if compared is None:
+        log.notes.append(f"accuracy: FP32 finds nothing on {frames.name}; give other --eval-data")
+        return Yardstick()
+    log.facts["accuracy"] = {"measure": "agreement with FP32's detections", "data": frames.name}
+    log.notes.append(f"agreement with FP32's detections on {frames.name}; labelled --eval-data gives AP")
+    return Yardstick("agreement", frames.name, compared, 100.0, order.min_agreement)
+
+
+def frames_of(evaluation: Eval, calibration: Calibration) -> Frames | None:
+    """Real images: those for evaluation, else calibration images, held out ones where there are."""
+    if isinstance(evaluation, Dataset):
+        step = max(1, len(evaluation) // MAX_FRAMES)
+        return Frames(evaluation.name, range(0, len(evaluation), step), evaluation.image)
+    if evaluation is not None:
+        return evaluation
+    if not isinstance(calibration, CalibrationSet):
+        return None
+    indices, held_out = calibration.frames(MAX_FRAMES)
+    origin = "held out from" if held_out else "that it was calibrated on, of"
+    name = f"{len(indices)} images {origin} {calibration.dataset.name}"
+    return Frames(name, indices, calibration.dataset.image)
+
+
+@dataclass
+class Search:
+    """INT8 graphs to try, best first: all convolutions; then, if the gate refuses, with the most sensitive
+    1, 2, 4, ... left in float, up to half of them.
+
+    sensitivity: (layer, decibels gained by leaving it in float), filled when it was looked at.
+    """
+
+    order: Order
+    target: Target
+    core: Any
+    scales: Scales
+    frames: Frames | None
+    spec: Input
+    log: Log
+    sensitivity: tuple[tuple[str, float], ...] = ()
+
+    def __iter__(self) -> Iterator[Quantised]:
+        placement = PLACEMENTS[self.target.name]
+        if self.order.sensitivity:
+            self.look()
+        full = quantise(self.core, self.scales, placement)
+        yield full
+        if not self.sensitivity:
+            self.look()
+        costly = [layer for layer, gain in self.sensitivity if gain > 0][: len(full.int8) // 2]
+        count = 1
+        while costly:
+            yield quantise(self.core, self.scales, placement, keep_float=costly[:count])
+            if count >= len(costly):
+                return
+            count *= 2
+
+    def look(self) -> None:
+        """Rank the layers by what they cost, on a dozen images; does nothing where there are none."""
+        if self.frames is None:
+            self.log.notes.append("sensitivity: no images to measure on; give --calib-data or --eval-data")
+            return
+        step = max(1, len(self.frames.indices) // RANKED_ON)
+        some = replace(self.frames, indices=list(self.frames.indices)[::step][:RANKED_ON])
+        images: list[npt.NDArray[np.float32]] = [preprocess(i, self.spec)[0] for i in some.images()]
+        placement = PLACEMENTS[self.target.name]
+        with self.log.talk.bar("sensitivity", len(quantisable_layers(self.core))) as advance:
+            self.sensitivity = tuple(rank(self.core, self.scales, placement, images, on_layer=advance))
+
+
+def first_that_passes(
+    graphs: Iterator[Quantised], judge: Callable[[Quantised], Verdict], log: Log
+) -> tuple[Quantised, Verdict]:
+    """Try one after the other until the gate passes or cannot say; the last one where none passes."""
+    for quantised in graphs:
+        verdict = judge(quantised)
+        if verdict.passed is not False:
+            break
+        log.talk.line(
+            "gate",
+            f"{verdict.quantised:.2f} {verdict.measure} with {len(quantised.float)} layers in float;"
+            f" at least {verdict.allowed:.2f} wanted",
+        )
+    return quantised, verdict

@@ -1,0 +1,278 @@
+"""The whole of `edgedet-export`: checkpoint -> ONNX -> typed for a target -> checked -> artifacts."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from edgedet.calib import PLACEMENTS, Quantised, Scales
+from edgedet.calib.gate import Verdict
+from edgedet.errors import EngineError, WeightsError
+from edgedet.export.accuracy import open_data
+from edgedet.export.agreement import compare
+from edgedet.export.calibrate import calibrate, open_calibration
+from edgedet.export.gate import Search, Yardstick, first_that_passes, frames_of, yardstick
+from edgedet.export.graph import OPSET, Graphs, export_graphs, to_bytes, with_spec
+from edgedet.export.latency import side_by_side
+from edgedet.export.order import Log, Order, tools
+from edgedet.export.passes.half import to_half
+from edgedet.export.plan_target import build_for
+from edgedet.export.report import Report, Row
+from edgedet.export.staging import Staging
+from edgedet.export.talk import Talk
+from edgedet.export.targets import Target
+from edgedet.models import make_spec
+from edgedet.models.base import Model
+from edgedet.runtime import Engine, open_engine
+from edgedet.runtime.machine import cores, cpu_name
+from edgedet.spec import ModelSpec
+from edgedet.training.checkpoint import load_model
+from edgedet.weights import find
+
+
+def run(order: Order, talk: Talk) -> Report:
+    """Do it all; the caller shows the report and lets its verdict raise.
+
+    Where the gate fails, FP32 and the report are written, but nothing of the precision that failed
+    (unless `keep_failed`, and then under a name that says so).
+
+    Raises:
+        EdgedetError: as its parts do. Nothing half-made stays behind.
+    """
+    started = time.perf_counter()
+    target = order.check()
+    weights = order.weights or find(order.model)
+    log = Log(talk)
+    with Staging(order.output) as staging:
+        model, spec = _load(order, weights, log)
+        # opened before any long work, so that a wrong path fails at once
+        evaluation = open_data(order.eval_data, "val") if order.eval_data else None
+        calibration = open_calibration(order, weights, spec.input) if order.precision == "int8" else None
+        graphs = _export(model, spec, log)
+
+        files = _Files(order, target, graphs, staging)
+        files.plain()
+        scales = None if calibration is None else calibrate(order, calibration, graphs.core, log)
+        if scales is not None and scales is not calibration:
+            files.cache(scales)
+        with ExitStack() as engines:
+            opened = {"FP32": engines.enter_context(files.open(files.plain_name))}
+            if not target.heads:
+                with suppress(EngineError):  # this engine or CPU has none: no row
+                    opened["BF16"] = engines.enter_context(files.open(files.plain_name, precision="bf16"))
+            ruler = yardstick(order, opened["FP32"], evaluation, calibration, log)
+            search = None
+            if scales is not None:
+                frames = frames_of(evaluation, calibration)
+                search = Search(order, target, graphs.core, scales, frames, spec.input, log)
+            quantised, verdict = _typed(order, files, search, ruler, log)
+            if verdict is not None:
+                opened[order.precision.upper()] = engines.enter_context(files.open(files.typed_name))
+            rows = _rows(opened, files, ruler, verdict, target, log)
+
+        failed = verdict is not None and verdict.passed is False
+        if target.heads and (not failed or order.keep_failed):
+            plan = build_for(target, order, files.core, files.spec, quantised.int8, log)
+            if plan is not None:
+                staging.write(files.plan_name, plan)
+                rows[-1] = replace(rows[-1], size=len(plan))
+        files.publish(failed=failed)
+        reports = [f"{order.stem(target)}.report.{ending}" for ending in ("json", "html")]
+        report = Report(
+            model=order.model,
+            precision=order.precision,
+            target=target.name,
+            engine=opened["FP32"].name,
+            facts=log.facts,
+            rows=tuple(rows),
+            verdict=verdict,
+            notes=tuple(log.notes),
+            wrote=(*files.wrote, *reports),
+            sensitivity=search.sensitivity if search else (),
+            machine={"cpu": cpu_name(), "cores": cores(), **tools()},
+            seconds=round(time.perf_counter() - started, 1),
+        )
+        for name, text in zip(reports, (report.to_json(), report.to_html()), strict=True):
+            staging.write(name, text)
+            staging.publish(name)
+        return report
+
+
+class _Files:
+    """The ONNX files of one export: made in the staging folder, published at the end."""
+
+    def __init__(self, order: Order, target: Target, graphs: Graphs, staging: Staging) -> None:
+        self.order, self.target, self.graphs, self.staging = order, target, graphs, staging
+        self.stem = order.stem(target)
+        self.plain_name = f"{order.model}.onnx"
+        self.typed_name = f"{self.stem}.onnx"
+        self.plan_name = f"{self.stem}.plan"
+        self.wrote: list[str] = []
+        self.core, self.spec = graphs.core, graphs.spec
+        """What a plan is built from: the core in the precision asked for, and its spec."""
+
+    def plain(self) -> None:
+        """FP32, image -> boxes and scores."""
+        self.save(self.plain_name, self.graphs.decoded(), self.graphs.decoded_spec)
+
+    def cache(self, scales: Scales) -> None:
+        """The calibration cache, published at once: it is whole, and took the longest."""
+        name = f"{self.order.model}.calibration.json"
+        scales.save(self.staging.folder / name)
+        self.wrote.append(self.staging.publish(name).name)
+
+    def typed(self, quantised: Quantised, metrics: dict[str, float], calibration: str) -> None:
+        """The precision asked for, in the form the target takes."""
+        order, heads = self.order, self.target.heads
+        half = order.precision == "fp16" or (heads and order.precision == "int8")
+        self.core = to_half(quantised.graph) if half else quantised.graph
+        spec = self.graphs.spec if heads else self.graphs.decoded_spec
+        provenance = replace(spec.provenance, calibration=calibration)
+        self.spec = spec.with_(precision=order.precision, metrics=metrics, provenance=provenance)
+        self.save(self.typed_name, self.core if heads else self.graphs.decoded(self.core), self.spec)
+
+    def save(self, name: str, graph: onnx.ModelProto, spec: ModelSpec) -> None:
+        self.staging.write(name, to_bytes(with_spec(graph, spec)))
+
+    def size(self, name: str) -> int:
+        return (self.staging.folder / name).stat().st_size
+
+    def open(self, name: str, *, precision: str | None = None) -> Engine:
+        return open_engine(self.staging.folder / name, engine=self.target.engine, precision=precision)
+
+    def publish(self, *, failed: bool) -> None:
+        """Give the files their names; what failed the gate gets one that says so, or none."""
+        self.wrote.append(self.staging.publish(self.plain_name).name)
+        for name in (self.typed_name, self.plan_name):
+            if name == self.plain_name or not (self.staging.folder / name).exists():
+                continue
+            if not failed:
+                self.wrote.append(self.staging.publish(name).name)
+            elif self.order.keep_failed:
+                under = f"{self.stem}-failed{Path(name).suffix}"
+                self.wrote.append(self.staging.publish(name, under=under).name)
+
+
+def _load(order: Order, weights: Path, log: Log) -> tuple[Model, ModelSpec]:
+    """The checkpoint and its spec at the size asked for."""
+    model, spec = load_model(weights)
+    if spec.model != order.model:
+        raise WeightsError(
+            f"{weights} holds weights of {spec.model!r}, not of {order.model!r}.",
+            hint=f"Use --model {spec.model}.",
+        )
+    height, width = size = order.size or spec.input.size
+    if size != spec.input.size:
+        resized = make_spec(spec.model, model, spec.classes, size=size)
+        changed = replace(spec.input, height=height, width=width)
+        spec = spec.with_(input=changed, outputs=resized.outputs, metrics={})
+    known = spec.provenance
+    trained = f" ({known.data})" if known.data else ""
+    log.talk.line(
+        "",
+        f"{spec.model} · {spec.task} · {len(spec.classes)} classes · {height}x{width}"
+        f" · weights {known.weights_sha256[:8]}{trained}",
+    )
+    log.facts["model"] = {
+        "name": spec.model,
+        "classes": len(spec.classes),
+        "size": f"{height}x{width}",
+        "weights": known.weights_sha256,
+        "trained on": known.data,
+    }
+    return model, spec.with_(provenance=replace(known, tools=tools()))
+
+
+def _export(model: Model, spec: ModelSpec, log: Log) -> Graphs:
+    """ONNX, simplified, and equal to the eager model."""
+    started = time.perf_counter()
+    graphs = export_graphs(model, spec)
+    decoded = graphs.decoded()
+    found = compare(model, graphs.spec, decoded)
+    total, heads = len(decoded.graph.node), len(graphs.core.graph.node)
+    log.talk.line(
+        "export",
+        f"ONNX opset {OPSET}, {total} nodes after simplification ({heads} to the heads);"
+        f" equals eager to {found.heads:.0e}, boxes to {found.boxes:.0e} px",
+    )
+    log.facts["export"] = {
+        "opset": OPSET,
+        "nodes": total,
+        "nodes to the heads": heads,
+        "largest difference of heads": found.heads,
+        "largest difference of boxes, px": found.boxes,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return graphs
+
+
+def _typed(
+    order: Order, files: _Files, search: Search | None, ruler: Yardstick, log: Log
+) -> tuple[Quantised, Verdict | None]:
+    """The graph in the precision asked for, written to its file, and the gate's verdict on it."""
+    plain = Quantised(files.graphs.core, (), ())
+    if order.precision == "fp32":
+        if files.target.heads:
+            files.typed(plain, dict(files.graphs.spec.metrics), "")
+        return plain, None
+    calibration = f"{search.scales.method}, {search.scales.data}" if search else ""
+
+    def judge(quantised: Quantised) -> Verdict:
+        files.typed(quantised, {}, calibration)
+        with files.open(files.typed_name) as engine:
+            return ruler.judge(engine)
+
+    quantised, verdict = first_that_passes(iter(search or [plain]), judge, log)
+    if ruler.kind == "AP" and verdict.quantised is not None:
+        metrics = {f"AP50_11point@{ruler.data}": round(verdict.quantised / 100, 5)}
+        files.typed(quantised, metrics, calibration)
+    if search is not None:
+        total, heads = len(quantised.int8) + len(quantised.float), len(files.graphs.spec.outputs)
+        left = f", {', '.join(quantised.float)}" if quantised.float else ""
+        log.talk.line(
+            "quantise",
+            f"{len(quantised.int8)} of {total} convolutions INT8; float: decode,"
+            f" {heads} head output{'s' * (heads > 1)}{left}",
+        )
+        log.facts["quantisation"] = {
+            "int8 convolutions": len(quantised.int8),
+            "convolutions": total,
+            "left in float": list(quantised.float),
+            "activations": PLACEMENTS[files.target.name].activations,
+        }
+    return quantised, verdict
+
+
+def _rows(
+    opened: dict[str, Engine],
+    files: _Files,
+    ruler: Yardstick,
+    verdict: Verdict | None,
+    target: Target,
+    log: Log,
+) -> list[Row]:
+    """Size, latency side by side, accuracy; the sizes are those of the ONNX files."""
+    accuracy: dict[str, float | None] = {"FP32": ruler.reference}
+    if "BF16" in opened:
+        accuracy["BF16"] = ruler.judge(opened["BF16"]).quantised
+    latency = {} if target.heads else side_by_side(opened)
+    if target.heads:
+        log.notes.append("latency: a plan runs on its own GPU only; edgedet-bench measures it there")
+    rows = []
+    for name in opened:
+        typed = name not in ("FP32", "BF16")
+        timing = latency.get(name)
+        rows.append(
+            Row(
+                name,
+                files.size(files.typed_name if typed else files.plain_name),
+                timing.p50 if timing else None,
+                timing.p99 if timing else None,
+                verdict.quantised if typed and verdict else accuracy.get(name),
+            )
+        )
+    return rows

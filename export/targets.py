@@ -1,0 +1,50 @@
+"""What a model can be exported for."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from edgedet.errors import MissingDependency, UnknownName
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an artifact will run.
+
+    engine: what runs it here, for the gate and for latency. heads: it ends at the heads, in float16 types
+    beside INT8, and becomes a plan; `engine` then only emulates its arithmetic, and its latency is none of
+    the target's. suffix: of file names.
+    """
+
+    name: str
+    engine: str
+    heads: bool = False
+    suffix: str = ""
+
+
+TARGETS = {
+    t.name: t
+    for t in (
+        Target("openvino", "openvino"),
+        Target("onnxruntime", "onnxruntime"),
+        Target("tensorrt-rtx", "onnxruntime", heads=True, suffix="-rtx"),
+        Target("tensorrt", "onnxruntime", heads=True, suffix="-tensorrt"),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """A target by name; "auto" is OpenVINO where it is installed, else ONNX Runtime.
+
+    Raises:
+        UnknownName: no such target. MissingDependency: the engine to check it with is not installed.
+    """
+    if name == "auto":
+        name = "openvino" if importlib.util.find_spec("openvino") else "onnxruntime"
+    if name not in TARGETS:
+        raise UnknownName("target", name, ["auto", *TARGETS])
+    target = TARGETS[name]
+    if importlib.util.find_spec(target.engine) is None:
+        raise MissingDependency(target.engine, extra="export", purpose=f"--target {name}")
+    return target
