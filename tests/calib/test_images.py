@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgedet.calib.images import CalibrationSet
+from edgedet.data import open_dataset
+from edgedet.errors import EmptyDataset
+from edgedet.preprocess import preprocess
+from edgedet.spec import Input
+
+SPEC = Input("images", 32, 48, (0.5,) * 3, (0.25,) * 3, resize="letterbox")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), rng.integers(0, 256, (60, 40 + i, 3), np.uint8))
+    return tmp_path
+
+
+def test_images_come_as_in_deployment(folder):
+    dataset = open_dataset(f"folder:{folder}")
+    found = [x.copy() for x in CalibrationSet(dataset, SPEC)]
+    assert len(found) == 10
+    for i, x in enumerate(found):
+        want, _ = preprocess(dataset.image(i), SPEC)
+        np.testing.assert_array_equal(x, want)
+
+
+def test_a_truncated_image_is_counted_and_skipped(folder):
+    whole = CalibrationSet(open_dataset(f"folder:{folder}"), SPEC)
+    list(whole)
+    bad = folder / "3.jpg"
+    bad.write_bytes(bad.read_bytes()[:-400])
+    some = CalibrationSet(open_dataset(f"folder:{folder}"), SPEC)
+    assert sum(1 for _ in some) == 9
+    assert len(some.skipped) == 1
+    assert "3.jpg" in some.skipped[0]
+    assert "9 images" in some.describe()
+    assert some.describe() != whole.describe()
+
+
+def test_the_hash_is_of_the_pixels(folder):
+    one, two = (CalibrationSet(open_dataset(f"folder:{folder}"), SPEC) for _ in range(2))
+    list(one), list(two), list(two)
+    assert one.describe() == two.describe()
+
+
+def test_spread_and_held_out(folder):
+    some = CalibrationSet(open_dataset(f"folder:{folder}"), SPEC, limit=4)
+    assert len(some) == 4
+    assert some.indices == [0, 2, 5, 7]
+    assert set(some.held_out).isdisjoint(some.indices)
+    assert len(some.held_out) == 6
+    frames, held_out = some.frames(3)
+    assert held_out
+    assert set(frames) <= set(some.held_out)
+    everything = CalibrationSet(open_dataset(f"folder:{folder}"), SPEC)
+    assert everything.frames(100) == (list(range(10)), False)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(EmptyDataset):
+        open_dataset(f"folder:{tmp_path}")

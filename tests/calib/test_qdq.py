@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from edgedet.calib import PLACEMENTS, Placement, Range, Scales, graph_hash, observe, quantise
+from edgedet.calib.qdq import quantisable_layers, quantise_weight
+from edgedet.calib.sensitivity import signal_to_noise
+from edgedet.errors import CalibrationError, UsageError
+
+LAYERS = ["first", "stem", "wide", "deep", "narrow", "left", "right", "head"]
+
+
+@pytest.fixture
+def scales(core, images) -> Scales:
+    return observe(core, iter(images), total=12, data=lambda: "noise")
+
+
+class Graph:
+    """Look-ups in a graph."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        onnx.checker.check_model(model, full_check=True)
+        self.nodes = {n.name: n for n in model.graph.node}
+        self.maker = {o: n for n in model.graph.node for o in n.output}
+        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.readers: dict[str, list[str]] = {}
+        for n in model.graph.node:
+            for i in n.input:
+                self.readers.setdefault(i, []).append(n.name)
+
+
+@pytest.mark.parametrize("target", PLACEMENTS)
+def test_every_convolution_reads_integers(core, scales, target):
+    done = quantise(core, scales, PLACEMENTS[target])
+    assert list(done.int8) == quantisable_layers(core) == LAYERS
+    assert done.float == ()
+    g = Graph(done.graph)
+    for layer in done.int8:
+        data, weight = (g.maker[i] for i in g.nodes[layer].input[:2])
+        assert (data.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
+        q = g.maker[data.input[0]]
+        assert q.op_type == "QuantizeLinear"
+        assert list(q.input[1:]) == list(data.input[1:])
+        # weights: int8, zero point 0, one scale per output channel
+        stored, scale, zero = (g.constants[i] for i in weight.input)
+        assert stored.dtype == np.int8
+        assert not zero.any()
+        assert scale.shape == (len(stored),)
+        assert next(a.i for a in weight.attribute if a.name == "axis") == 0
+        assert np.abs(stored).reshape(len(stored), -1).max(axis=1).min() == 127
+        # the bias is as it was
+        assert g.constants[g.nodes[layer].input[2]].dtype == np.float32
+    # nothing behind the heads, nothing between a convolution and its activation
+    assert "grid" not in g.readers
+    assert g.maker["grid"].op_type == "Conv"
+    for name, node in g.nodes.items():
+        if node.op_type == "Clip":
+            assert g.maker[node.input[0]].op_type == "Conv", name
+
+
+def test_tensorrt_takes_signed_symmetric_only(core, scales):
+    g = Graph(quantise(core, scales, PLACEMENTS["tensorrt-rtx"]).graph)
+    pairs = [n for n in g.nodes.values() if n.op_type == "QuantizeLinear"]
+    for n in pairs:
+        zero = g.constants[n.input[2]]
+        assert zero.dtype == np.int8
+        assert zero == 0
+        scale = g.constants[n.input[1]]
+        assert float(np.float16(scale)) == float(scale), "float16 must hold it"
+    # one Q per tensor, however many read it: the block's input is read by a convolution and the Add
+    assert len({n.input[0] for n in pairs}) == len(pairs)
+    assert sorted(g.readers["stem/dq"]) == ["narrow/add", "wide"]
+    # the branch that the Add is fused into stays float
+    assert "narrow" in g.nodes["narrow/add"].input
+    assert g.nodes["left/clip/concat"].input[0] == "left/clip"
+
+
+def test_openvino_gets_unsigned_after_relu(core, scales):
+    g = Graph(quantise(core, scales, PLACEMENTS["openvino"]).graph)
+    kinds = {n.input[0]: g.constants[n.input[2]] for n in g.nodes.values() if n.op_type == "QuantizeLinear"}
+    assert all(z == 0 for z in kinds.values())
+    assert {t for t, z in kinds.items() if z.dtype == np.uint8} == {
+        "first/clip",
+        "wide/clip",
+        "deep/clip",
+        "left/clip/concat",
+    }
+
+
+def test_onnx_runtime_gets_them_everywhere(core, scales):
+    g = Graph(quantise(core, scales, PLACEMENTS["onnxruntime"]).graph)
+    for op in ("Add", "Concat"):
+        node = next(n for n in g.nodes.values() if n.op_type == op)
+        assert all(g.maker[i].op_type == "DequantizeLinear" for i in node.input)
+        assert {g.nodes[r].op_type for r in g.readers[node.output[0]]} == {"QuantizeLinear"}
+    # a Concat only copies bytes if all its tensors have one scale
+    names = ("left/clip", "right/clip", "left/clip/concat")
+    assert len({float(g.constants[f"{n}/scale"]) for n in names}) == 1
+    assert all(
+        g.constants[n.input[2]].dtype == np.uint8 for n in g.nodes.values() if n.op_type == "QuantizeLinear"
+    )
+
+
+@pytest.mark.parametrize("target", PLACEMENTS)
+def test_the_numbers_stay(core, scales, images, target):
+    graph = quantise(core, scales, PLACEMENTS[target]).graph
+    assert signal_to_noise(core, graph, images) > 30  # decibels; 8 bits give about 35 in one layer
+    assert graph_hash(core) == scales.graph, "the float graph was not touched"
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_openvino_and_onnx_runtime_compute_the_same(core, scales, images, target):
+    # not so for TensorRT's placement: OpenVINO computes signed activations behind a ReLU less exactly
+    openvino = pytest.importorskip("openvino")
+    graph = quantise(core, scales, PLACEMENTS[target]).graph
+    data = graph.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for image in images[:3]:
+        want = session.run(None, {"images": image})[0]
+        got = compiled({0: image})[0]
+        # values on the edge of a step may round to either side
+        assert np.abs(want - got).mean() < 0.02 * np.abs(want).mean()
+
+
+def test_layers_left_in_float_are_left_alone(core, scales, images):
+    done = quantise(core, scales, PLACEMENTS["tensorrt"], keep_float=["deep", "head"])
+    assert done.float == ("deep", "head")
+    g = Graph(done.graph)
+    assert list(g.nodes["deep"].input) == ["wide/clip", "deep.weight", "deep.bias"]
+    assert g.nodes["head"].input[0] == "left/clip/concat"
+    assert g.constants["deep.weight"].dtype == np.float32
+    assert "wide/clip/q" not in g.maker, "nothing reads it in INT8"
+    everything = quantise(core, scales, PLACEMENTS["tensorrt"], keep_float=LAYERS)
+    assert signal_to_noise(core, everything.graph, images) > 120
+
+
+def test_weights_are_stored_once_and_small(core, scales):
+    done = quantise(core, scales, PLACEMENTS["openvino"]).graph
+    kinds = [t.data_type for t in done.graph.initializer if ".weight" in t.name and t.name.endswith("/q")]
+    assert kinds == [TensorProto.INT8] * len(LAYERS)
+    assert not any(t.name.endswith(".weight") for t in done.graph.initializer)
+
+
+def test_rounding_of_weights():
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((6, 4, 3, 3)) * np.logspace(-6, 2, 6)[:, None, None, None]).astype(
+        np.float32
+    )
+    weight[2] = 0
+    for placement in (Placement(), Placement(half=True)):
+        stored, scale = quantise_weight(weight, placement)
+        error = np.abs(stored * scale[:, None, None, None] - weight).reshape(6, -1).max(axis=1)
+        # half a step; a scale rounded down to float16 may clip the largest value a little
+        assert (error <= (0.51 if not placement.half else 1.0) * scale + 1e-12).all()
+        assert not stored[2].any()
+        assert (scale > 0).all()
+
+
+def test_scales_of_another_graph_and_unknown_layers_are_refused(core, scales):
+    with pytest.raises(CalibrationError, match="another graph"):
+        quantise(core, replace(scales, graph="0" * 64), PLACEMENTS["openvino"])
+    with pytest.raises(UsageError, match="'deap'"):
+        quantise(core, scales, PLACEMENTS["openvino"], keep_float=["deap"])
+
+
+def test_a_dead_tensor_has_a_scale(core, scales):
+    dead = replace(scales, ranges={**scales.ranges, "wide/clip": Range(0.0, 0.0)})
+    for placement in PLACEMENTS.values():
+        g = Graph(quantise(core, dead, placement).graph)
+        assert g.constants["wide/clip/scale"] > 0

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from edgedet.calib import Range, Scales, graph_hash, observe
+from edgedet.errors import CalibrationError
+
+
+@pytest.fixture
+def scales(core, images) -> Scales:
+    return observe(core, iter(images), total=12, data=lambda: 'folder:"odd name", 12 images')
+
+
+def changed(core: onnx.ModelProto) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(core)
+    return out
+
+
+def test_saved_is_loaded_exactly(scales, tmp_path):
+    path = tmp_path / "calibration.json"
+    scales.save(path)
+    assert Scales.load(path) == scales
+    assert path.stat().st_size < 2000
+    assert [p.name for p in tmp_path.iterdir()] == ["calibration.json"]
+
+
+def test_the_hash_is_of_what_is_computed(core):
+    same = changed(core)
+    same.metadata_props.add(key="edgedet.spec", value="{}")
+    same.producer_name, same.doc_string = "someone", "else"
+    same.graph.name = "other"
+    same.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert graph_hash(same) == graph_hash(core)
+
+    weights = changed(core)
+    values = numpy_helper.to_array(weights.graph.initializer[2]).copy()
+    values.flat[0] = np.nextafter(values.flat[0], 9)
+    weights.graph.initializer[2].CopyFrom(numpy_helper.from_array(values, weights.graph.initializer[2].name))
+    size = changed(core)
+    size.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 48
+    stride = changed(core)
+    attribute = next(a for a in stride.graph.node[0].attribute if a.name == "strides")
+    attribute.ints[:] = [1, 1]
+    wiring = changed(core)
+    wiring.graph.node[-1].input[0] = "left/clip"
+    hashes = {graph_hash(g) for g in (core, weights, size, stride, wiring)}
+    assert len(hashes) == 5
+
+
+def test_ranges_of_another_graph_are_refused(core, scales):
+    scales.check(core, "It")
+    other = changed(core)
+    other.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 48
+    with pytest.raises(CalibrationError, match="The cache belongs to another graph") as e:
+        scales.check(other, "The cache")
+    assert "--calib-data" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: json.dumps({**json.loads(text), "version": 99}),
+        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "graph"}),
+        lambda text: json.dumps({**json.loads(text), "ranges": {"stem": [1, 2, 3]}}),
+        lambda text: json.dumps({**json.loads(text), "ranges": {"stem": [0.5, 2]}}),
+        lambda text: json.dumps({**json.loads(text), "ranges": {"stem": [-1, float("inf")]}}),
+    ],
+)
+def test_a_damaged_cache_is_named(scales, tmp_path, damage):
+    path = tmp_path / "calibration.json"
+    scales.save(path)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(CalibrationError, match=r"calibration\.json") as e:
+        Scales.load(path)
+    assert "--calib-data" in e.value.hint
+
+
+def test_an_absent_cache_is_named(tmp_path):
+    with pytest.raises(CalibrationError, match=r"none\.json"):
+        Scales.load(tmp_path / "none.json")
+
+
+def test_a_symmetric_threshold_covers_both_sides():
+    assert Range(-3.0, 2.0).threshold == 3.0
+    assert Range(0.0, 6.0).threshold == 6.0
