@@ -25,10 +25,29 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 from edgedet import __version__
-from edgedet.errors import EdgedetError, UnknownName, UsageError
+from edgedet.errors import EdgedetError, MissingDependency, UnknownName, UsageError
 
 INTERRUPTED = 130
 READER_GONE = 141
+
+EXTRA_OF = {
+    "faster_coco_eval": "train",
+    "matplotlib": "report",
+    "onnx": "export",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "export",
+    "onnxsim": "export",
+    "openvino": "cpu",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "yaml": "train",
+}
+"""Module -> the extra that installs it, for verbs run without the libraries they are made of."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +207,9 @@ def _fail(error: Exception, *, debug: bool, program: str = "edgedet") -> int:
     """Say what failed in one line on stderr (below the traceback if `debug`); returns the exit code."""
     if debug:
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRA_OF:
+        library = (error.name or "").partition(".")[0]
+        error = MissingDependency(library, extra=EXTRA_OF[library], purpose=program)
     name, code = type(error).__name__, 1
     if isinstance(error, EdgedetError):
         text, code = str(error), error.exit_code

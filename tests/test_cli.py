@@ -14,9 +14,15 @@ import pytest
 import typer
 
 from edgedet import __version__
-from edgedet.cli import INTERRUPTED, READER_GONE, VERBS, _guarded, command_of, overview
+from edgedet.cli import EXTRA_OF, INTERRUPTED, READER_GONE, VERBS, _guarded, command_of, overview
 from edgedet.errors import AccuracyGateFailed, EdgedetError, MissingDependency, WeightsError
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {verb: f"edgedet-{verb}" for verb in VERBS if verb not in ("info", "doctor")}
 
 
@@ -131,6 +137,24 @@ def test_a_bug_is_one_line_that_asks_for_debug(capsys: pytest.CaptureFixture[str
     assert "--debug" in line
     assert _guarded(lambda: 1 // 0, debug=True) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_verb_without_its_library_names_the_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+
+    def call() -> None:
+        import torch.nn  # noqa: F401
+
+    assert _guarded(call, debug=False, program="edgedet-train") == 1
+    line = one_line(capsys.readouterr().err)
+    assert line == (
+        "error [MissingDependency]: edgedet-train needs torch, which is not installed. "
+        "Install it with: pip install 'edgedet[train]'"
+    )
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRA_OF.values()) <= set(extras)
 
 
 def test_ctrl_c_is_a_word_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
