@@ -34,7 +34,7 @@ PIPELINE_CLOCK = "capture, resize, network, decode and NMS, drawing, JSON line"
 ENGINE_CLOCK = "network alone, inputs ready"
 
 _WARM_UP = 10
-_LATENCY_RUNS = 50
+_LATENCY_RUNS = 30
 
 
 @dataclass(frozen=True)
