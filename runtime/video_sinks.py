@@ -37,6 +37,7 @@ class VideoFile(Sink):
     def __init__(self, path: str | Path) -> None:
         silence_opencv()
         self._path = Path(path)
+        self._opened = False
         self._temporary = self._path.with_name(f".{self._path.stem}.{os.getpid()}.partial{self._path.suffix}")
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -56,6 +57,7 @@ class VideoFile(Sink):
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.touch()
+            self._opened = True
         except OSError as e:
             raise output_error(self._path, e) from e
 
@@ -100,7 +102,8 @@ class VideoFile(Sink):
         except OSError as e:
             raise output_error(self._path, e) from e
         finally:
-            self._temporary.unlink(missing_ok=True)
+            if self._opened:
+                self._temporary.unlink(missing_ok=True)
 
     def _check_whole(self) -> None:
         """OpenCV's writer never says that a write failed, so ask the file how many frames it has."""
