@@ -29,11 +29,12 @@ from edgedet.results import Detections
 class Curve:
     """The detections of one class, best first, ignored ones left out.
 
-    correct (d,) bool: whether each found an object; objects: how many there were to find; ignored: how
-    many objects did not count.
+    correct (d,) bool: whether each found an object; scores (d,); objects: how many there were to find;
+    ignored: how many objects did not count.
     """
 
     correct: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float32]
     objects: int
     ignored: int
 
@@ -80,15 +81,33 @@ def match(
     is_ignored = np.concatenate([*ignored, np.zeros(0, bool)])
     objects = int((~is_ignored).sum())
     if not scores:
-        return Curve(np.zeros(0, bool), objects, int(is_ignored.sum()))
-    order = np.argsort(-np.concatenate(scores), kind="stable")
+        return Curve(np.zeros(0, bool), np.zeros(0, np.float32), objects, int(is_ignored.sum()))
+    score = np.concatenate(scores)
+    order = np.argsort(-score, kind="stable")
     owner = np.concatenate(owners)[order]
-    owner = owner[(owner < 0) | ~np.append(is_ignored, False)[owner]]
+    counts = (owner < 0) | ~np.append(is_ignored, False)[owner]
+    owner = owner[counts]
     correct = np.zeros(len(owner), bool)
     _, finders = np.unique(owner, return_index=True)  # where each object is found first
     correct[finders] = True
     correct[owner < 0] = False
-    return Curve(correct, objects, int(is_ignored.sum()))
+    return Curve(correct, score[order][counts], objects, int(is_ignored.sum()))
+
+
+def best_threshold(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The score to show detections from: (score, F1) where F1 over all classes together is highest.
+
+    F1 = 2 TP / (detections + objects). (0, 0) where nothing is found.
+    """
+    scores = np.concatenate([c.scores for c in curves]) if curves else np.zeros(0, np.float32)
+    correct = np.concatenate([c.correct for c in curves]) if curves else np.zeros(0, bool)
+    if not correct.any():
+        return 0.0, 0.0
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(correct[order])
+    f1 = 2 * found / (np.arange(1, len(found) + 1) + sum(c.objects for c in curves))
+    best = int(f1.argmax())
+    return float(scores[order][best]), float(f1[best])
 
 
 def eleven_point(curve: Curve) -> float | None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgedet.data import Dataset, Truth
 from edgedet.errors import DataError, EmptyDataset, ImageError, MissingDependency
-from edgedet.evaluation.ap import eleven_point, every_point, match
+from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
 from edgedet.postprocess import postprocess
@@ -134,6 +134,8 @@ def evaluate(
             found = coco_ap(detections, truths, len(dataset.classes))
         except MissingDependency as e:
             notes.append(f"no COCO AP: {e}")
+    curves = {k: match(detections, truths, k, iou=iou) for k in known}
+    best_score, best_f1 = best_threshold(list(curves.values()))
     return Metrics(
         data=dataset.name,
         fingerprint=dataset.fingerprint(),
@@ -141,14 +143,14 @@ def evaluate(
         skipped=len(unread),
         iou=iou,
         classes=tuple(
-            _class_metrics(
-                dataset.classes[k], k, detections, truths, iou, found.per_class[k] if found else None
-            )
+            _class_metrics(dataset.classes[k], curves[k], found.per_class[k] if found else None)
             for k in known
         ),
         coco_ap=found.ap if found else None,
         coco_ap50=found.ap50 if found else None,
         coco_ap75=found.ap75 if found else None,
+        best_score=best_score,
+        best_f1=best_f1,
         notes=(*notes, *dataset.notes),
     )
 
@@ -184,15 +186,7 @@ def spread(length: int, limit: int | None) -> list[int]:
     return [i * length // limit for i in range(max(1, limit))]
 
 
-def _class_metrics(
-    name: str,
-    label: int,
-    detections: Sequence[Detections],
-    truths: Sequence[Truth],
-    iou: float,
-    coco: float | None,
-) -> ClassMetrics:
-    curve = match(detections, truths, label, iou=iou)
+def _class_metrics(name: str, curve: Curve, coco: float | None) -> ClassMetrics:
     return ClassMetrics(
         name=name,
         objects=curve.objects,

@@ -29,7 +29,8 @@ class Metrics:
 
     data: its name; fingerprint: of its labels; images: how many were evaluated; skipped: how many could
     not be read; iou: the overlap of the VOC figures; classes: those that model and data share;
-    coco_ap / coco_ap50 / coco_ap75: None where not computed; notes: what a reader must know.
+    coco_ap / coco_ap50 / coco_ap75: None where not computed; best_score: the score threshold at which F1
+    over all classes is highest, best_f1: that F1; notes: what a reader must know.
     """
 
     data: str
@@ -41,6 +42,8 @@ class Metrics:
     coco_ap: float | None = None
     coco_ap50: float | None = None
     coco_ap75: float | None = None
+    best_score: float = 0.0
+    best_f1: float = 0.0
     notes: tuple[str, ...] = ()
 
     @property

@@ -15,12 +15,13 @@ def summary_table(results: Mapping[str, Metrics]) -> Table:
     title = f"{first.data}: {first.images} images, VOC AP at IoU {first.iou:g}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("", overflow="fold")
-    for heading in ("11-point", "every-point", "COCO AP", "AP50", "AP75"):
+    for heading in ("11-point", "every-point", "COCO AP", "AP50", "AP75", "best F1 (score)"):
         table.add_column(heading, justify="right", no_wrap=True)
     if len(results) > 1:
         table.add_column("change", justify="right", no_wrap=True)
     for name, m in results.items():
         row = [percent(v) for v in (m.ap11, m.ap_every, m.coco_ap, m.coco_ap50, m.coco_ap75)]
+        row.append(f"{percent(m.best_f1)} ({m.best_score:.2f})")
         if len(results) > 1:
             row.append("" if m is first else f"{100 * (m.ap11 - first.ap11):+.2f}")
         table.add_row(name, *row)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgedet.data.sample import Truth
-from edgedet.evaluation.ap import Curve, eleven_point, every_point, match
+from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.results import Detections
 
 
@@ -34,7 +34,8 @@ def found(*boxes, scores, labels=None) -> Detections:
 
 
 def curve(correct: list[int], objects: int) -> Curve:
-    return Curve(np.asarray(correct, bool), objects, 0)
+    scores = np.linspace(0.9, 0.1, len(correct), dtype=np.float32)
+    return Curve(np.asarray(correct, bool), scores, objects, 0)
 
 
 A, B, FAR = (0, 0, 10, 10), (20, 20, 30, 30), (50, 50, 60, 60)
@@ -264,3 +265,15 @@ def by_loop(detections, truths, threshold=0.5):
             correct.append((i, owner) not in taken)
             taken.add((i, owner))
     return correct
+
+
+def test_the_best_threshold_is_where_f1_is_highest() -> None:
+    # two classes, 3 objects; by score: right .9, right .8, wrong .7, wrong .6, right .5
+    one = Curve(np.array([True, False, True]), np.array([0.9, 0.7, 0.5], np.float32), 2, 0)
+    two = Curve(np.array([True, False]), np.array([0.8, 0.6], np.float32), 1, 0)
+    # F1: 2/4, 4/5, 4/6, 4/7, 6/8
+    score, f1 = best_threshold([one, two])
+    assert score == pytest.approx(0.8)
+    assert f1 == pytest.approx(0.8)
+    nothing = Curve(np.array([False]), np.array([0.4], np.float32), 1, 0)
+    assert best_threshold([nothing]) == best_threshold([]) == (0.0, 0.0)
