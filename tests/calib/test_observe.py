@@ -76,7 +76,7 @@ def test_broken_weights_name_the_tensor(core, images):
     values = numpy_helper.to_array(weight).copy()
     values[0] = np.inf
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-    with pytest.raises(CalibrationError, match="Tensor '.*' is not finite"):
+    with pytest.raises(CalibrationError, match=r"Tensor '.*' is not finite"):
         observe(core, iter(images), total=12, data=lambda: "")
 
 
