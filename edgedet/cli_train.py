@@ -76,11 +76,12 @@ def train(
 
     keep_freed_memory()
     with join(device) as processes, deterministic(seed):
-        network = build(model, len(train_data.classes), **recipe.model)
+        pixels = parse_size(size) or entry(model).size
+        options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {})}
+        recipe = replace(recipe, model=options)
+        network = build(model, len(train_data.classes), **options)
         provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
-        spec = make_spec(
-            model, network, train_data.classes, size=parse_size(size), changes={"provenance": provenance}
-        )
+        spec = make_spec(model, network, train_data.classes, size=pixels, changes={"provenance": provenance})
         repeatable: dict[str, Any] = {
             "model": model,
             "recipe": json.loads(json.dumps(asdict(recipe))),

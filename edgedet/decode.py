@@ -9,25 +9,34 @@ reference of the CUDA kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from edgedet.boxes import Array, from_centre, namespace, sigmoid, softmax
 
 
-def yolo(heads: Mapping[str, Array], size: tuple[int, int], *, boxes_per_cell: int) -> tuple[Array, Array]:
+def yolo(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    boxes_per_cell: int,
+    side: Sequence[int] | None = None,
+) -> tuple[Array, Array]:
     """The grid of YOLO v1 (Redmon et al. 2015, section 2; lecture, "YOLO").
 
     `heads["grid"]` is (N, 5B + K, Sy, Sx): for each of B boxes the logits of (x, y, sqrt w, sqrt h,
     confidence), then K class logits shared by the cell. x and y are offsets inside the cell, w and h
-    fractions of the image. The score of class k is confidence x Pr(class k | object), as at the paper's
+    fractions of `side`. The score of class k is confidence x Pr(class k | object), as at the paper's
     test time (equation 1).
 
     Args:
         heads: {"grid": (N, 5B + K, Sy, Sx)}, float.
         size: (height, width) of the network input in pixels.
         boxes_per_cell: B.
+        side: (height, width) in pixels that h and w are fractions of: the size the network was trained
+            at, where that is the whole image, as in the paper. A convolutional network sees pixels, not
+            fractions, so at another size boxes stay right only against this fixed side. None: `size`.
 
     Returns:
         boxes (N, Sy*Sx*B, 4) xyxy in network pixels, not clipped; scores (N, Sy*Sx*B, K).
@@ -45,11 +54,11 @@ def yolo(heads: Mapping[str, Array], size: tuple[int, int], *, boxes_per_cell: i
     box = sigmoid(cells[..., : 5 * b].reshape(n, rows * cols, b, 5))
     origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
     scale = _constant(grid, [width / cols, height / rows])
-    image = _constant(grid, [width, height])
+    whole = _constant(grid, [width, height] if side is None else [side[1], side[0]])
 
     centre = (box[..., 0:2] + origin) * scale
-    side = box[..., 2:4] * box[..., 2:4] * image
-    boxes = from_centre(xp.concatenate([centre, side], axis=-1)).reshape(n, rows * cols * b, 4)
+    extent = box[..., 2:4] * box[..., 2:4] * whole
+    boxes = from_centre(xp.concatenate([centre, extent], axis=-1)).reshape(n, rows * cols * b, 4)
 
     probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
     scores = (box[..., 4:5] * probability).reshape(n, rows * cols * b, classes)

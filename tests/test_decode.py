@@ -27,6 +27,16 @@ def test_yolo_decodes_one_cell_as_computed_by_hand() -> None:
     np.testing.assert_allclose(scores[0, index], [0.8 * 0.75, 0.8 * 0.25], atol=1e-6)
 
 
+def test_at_another_size_boxes_keep_their_pixels() -> None:
+    # the same cell content on a grid twice as wide: the same box, seen from the same pixels
+    small, wide = (np.full((1, 7, 2, n), 0.3, np.float32) for n in (2, 4))
+    a, _ = yolo({"grid": small}, (64, 64), boxes_per_cell=1, side=(64, 64))
+    b, _ = yolo({"grid": wide}, (64, 128), boxes_per_cell=1, side=(64, 64))
+    np.testing.assert_allclose(a[0, 1], b[0, 1], rtol=1e-6)
+    c, _ = yolo({"grid": wide}, (64, 128), boxes_per_cell=1)
+    assert c[0, 1, 2] - c[0, 1, 0] > 1.9 * (b[0, 1, 2] - b[0, 1, 0])
+
+
 def test_yolo_keeps_the_boxes_of_a_cell_together() -> None:
     rng = np.random.default_rng(0)
     grid = rng.normal(size=(2, 2 * 5 + 3, 3, 5)).astype(np.float32)

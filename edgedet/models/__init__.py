@@ -30,10 +30,12 @@ class Entry:
     resize: Resize = "stretch"
     mean: tuple[float, float, float] = LITE0_MEAN
     std: tuple[float, float, float] = LITE0_STD
+    sized: bool = False
+    """Whether the class wants to know its training size (option `size`)."""
 
 
 MODELS: dict[str, Entry] = {
-    "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320)),
+    "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
 }
 
 

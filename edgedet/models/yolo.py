@@ -10,6 +10,8 @@ Where this departs from the paper, and why:
 - The head is convolutional instead of two dense layers (section 2.1), so S follows from the input size
   (S = size / 32, 10 x 10 at 320 px; Sy and Sx may differ) and the network exports at any size.
 - Features of stride 16 join those of stride 32, as FPN and YOLO v2's passthrough do for small objects.
+- w and h are fractions of the image at the training size, whatever size the network later runs at: what
+  a convolution sees of an object is its pixels, not its share of the image.
 - Outputs pass through sigmoids (the paper's layer is linear), so x and y stay in their cell and the
   square roots of w and h in [0, 1]: the loss regresses exactly the quantity the network emits.
 - Class probabilities are a softmax; the loss on them is the lecture's squared error or, by default,
@@ -45,6 +47,7 @@ class Yolo(Model):
     Args:
         classes: K.
         boxes_per_cell: B, 2 in the paper.
+        size: (height, width) the network is trained at; w and h are its fractions.
         width: channels of the head.
         pretrained: start from ImageNet weights.
     """
@@ -56,6 +59,7 @@ class Yolo(Model):
         classes: int,
         *,
         boxes_per_cell: int = 2,
+        size: Sequence[int] = (320, 320),
         width: int = 256,
         class_loss: str = "cross_entropy",
         pretrained: bool = True,
@@ -65,6 +69,7 @@ class Yolo(Model):
         super().__init__()
         self.classes = classes
         self.boxes_per_cell = boxes_per_cell
+        self.size = (size[0], size[1])
         self.backbone = Backbone(
             (16, 32), pretrained=pretrained, frozen_norms=frozen_norms, frozen_stages=frozen_stages
         )
@@ -100,7 +105,7 @@ class Yolo(Model):
 
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The lecture's loss, term by term: see `YoloLoss`."""
-        terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.stride)
+        terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.stride, self.size)
         return terms
 
     def refine(self, weight: float) -> None:
@@ -109,7 +114,7 @@ class Yolo(Model):
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.decode.yolo`."""
-        return decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell)
+        return decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell, side=self.size)
 
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """One grid."""
@@ -117,8 +122,8 @@ class Yolo(Model):
         return (Output("grid", "grid", (None, channels, size[0] // self.stride, size[1] // self.stride)),)
 
     def decode_spec(self) -> Decode:
-        """`edgedet.decode.yolo` with B."""
-        return Decode("yolo", {"boxes_per_cell": self.boxes_per_cell})
+        """`edgedet.decode.yolo` with B and the training size."""
+        return Decode("yolo", {"boxes_per_cell": self.boxes_per_cell, "side": list(self.size)})
 
 
 class YoloLoss(nn.Module):
@@ -132,7 +137,8 @@ class YoloLoss(nn.Module):
 
     1_obj is 1 for the box of the answering cell whose IoU with the truth is highest ("responsible").
     C* is that IoU there (confidence = Pr(object) x IoU) and 0 elsewhere. x and y are in cells, w and h
-    fractions of the image. Sums run over cells and boxes and are divided by the number of images. Terms
+    fractions of the training size. Sums run over cells and boxes and are divided by the number of images.
+    Terms
     come already weighted: the loss is their plain sum.
 
     `refine` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
@@ -164,12 +170,17 @@ class YoloLoss(nn.Module):
         self.class_loss = class_loss
         self.refine = 0.0
 
-    def forward(self, grid: Tensor, targets: Sequence[Targets], stride: int) -> dict[str, Tensor]:
-        """Grid (N, 5B + K, Sy, Sx) logits, one `Targets` per image -> {term: scalar}."""
+    def forward(
+        self, grid: Tensor, targets: Sequence[Targets], stride: int, side: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Logits (N, 5B + K, Sy, Sx), one `Targets` per image -> {term: scalar}.
+
+        `side` is the (height, width) that h and w are fractions of.
+        """
         n, channels, rows, cols = grid.shape
         b = self.boxes_per_cell
         classes = channels - 5 * b
-        height, width = rows * stride, cols * stride
+        size = (rows * stride, cols * stride)
         cells = grid.float().permute(0, 2, 3, 1)  # (N, Sy, Sx, 5B+K)
         box = torch.sigmoid(cells[..., : 5 * b].reshape(n, rows, cols, b, 5))
         confidence = box[..., 4]  # (N, Sy, Sx, B)
@@ -179,14 +190,14 @@ class YoloLoss(nn.Module):
         mine = box[image, row, col]  # (m, B, 5)
 
         # the answering cells' B boxes in pixels, to find which one is responsible
-        boxes, _ = decoders.yolo({"grid": grid.float()}, (height, width), boxes_per_cell=b)
+        boxes, _ = decoders.yolo({"grid": grid.float()}, size, boxes_per_cell=b, side=side)
         boxes = boxes.reshape(n, rows, cols, b, 4)[image, row, col]  # (m, B, 4)
         overlap, responsible = iou(boxes.detach(), truth[:, None, :]).max(dim=1)  # (m,)
         every = torch.arange(len(mine), device=grid.device)
         chosen = mine[every, responsible]  # (m, 5)
 
         centre = to_centre(truth) / torch.tensor(
-            [stride, stride, width, height], dtype=truth.dtype, device=truth.device
+            [stride, stride, side[1], side[0]], dtype=truth.dtype, device=truth.device
         )
         offset = centre[:, :2] - torch.stack([col, row], dim=1)
         xy = (chosen[:, :2] - offset).square().sum()

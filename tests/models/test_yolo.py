@@ -12,6 +12,7 @@ from edgedet.models.base import Targets
 from edgedet.models.yolo import YoloLoss, assign_cells
 
 STRIDE = 32
+SIZE = (64, 64)
 
 
 def target(boxes: list[list[float]], labels: list[int], ignore: list[bool] | None = None) -> Targets:
@@ -46,7 +47,7 @@ def test_every_term_by_hand() -> None:
     # box 0 is far smaller and claims 0.3
     grid[0, 0:5, 0, 1] = torch.tensor([0, 0, logit(0.1), logit(0.1), logit(0.3)], dtype=torch.float64)
     grid[0, 10:, 0, 1] = torch.tensor([0.0, math.log(2), 0.0])
-    terms = YoloLoss(2)(grid, [truth], STRIDE)
+    terms = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
     # IoU: 16 px wide boxes, 8 px apart: 8 / 24
     iou = 8 / 24
     assert terms["xy"].item() == pytest.approx(5 * 0.25**2, rel=1e-5)
@@ -54,7 +55,7 @@ def test_every_term_by_hand() -> None:
     assert terms["object"].item() == pytest.approx((0.6 - iou) ** 2, rel=1e-5)
     assert terms["no_object"].item() == pytest.approx(0.5 * 0.3**2, rel=1e-5)
     assert terms["class"].item() == pytest.approx(-math.log(2 / 4), rel=1e-5)
-    squared = YoloLoss(2, class_loss="squared")(grid, [truth], STRIDE)
+    squared = YoloLoss(2, class_loss="squared")(grid, [truth], STRIDE, SIZE)
     assert squared["class"].item() == pytest.approx((0.5 - 1) ** 2 + 2 * 0.25**2, rel=1e-5)
 
 
@@ -63,7 +64,7 @@ def test_the_square_roots_of_width_and_height_are_compared() -> None:
     grid = empty_grid()
     grid[0, 0:4, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.5), logit(0.5)])
     grid[0, 5:9, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.01), logit(0.01)])
-    terms = YoloLoss(2)(grid, [truth], STRIDE)
+    terms = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
     expected = 5 * ((0.5 - math.sqrt(0.5)) ** 2 + (0.5 - math.sqrt(0.75)) ** 2)
     assert terms["wh"].item() == pytest.approx(expected, rel=1e-5)
     assert terms["xy"].item() == pytest.approx(0, abs=1e-10)
@@ -77,9 +78,9 @@ def test_the_late_term_is_the_responsible_boxes_giou() -> None:
     grid[0, 0:4, 0, 1] = logit(0.1)
     grid.requires_grad_()
     loss = YoloLoss(2)
-    assert "giou" not in loss(grid, [truth], STRIDE)
+    assert "giou" not in loss(grid, [truth], STRIDE, SIZE)
     loss.refine = 3.0
-    terms = loss(grid, [truth], STRIDE)
+    terms = loss(grid, [truth], STRIDE, SIZE)
     assert terms["giou"].item() == pytest.approx(3 * (1 - 8 / 24), rel=1e-5)
     terms["giou"].backward()
     assert grid.grad is not None
@@ -92,7 +93,7 @@ def test_the_late_term_is_the_responsible_boxes_giou() -> None:
 def test_an_image_without_objects_only_punishes_confidence() -> None:
     grid = empty_grid()
     grid[0, 4, 1, 0] = logit(0.4)
-    terms = YoloLoss(2)(grid, [target([], [])], STRIDE)
+    terms = YoloLoss(2)(grid, [target([], [])], STRIDE, SIZE)
     assert {k: v.item() for k, v in terms.items() if k != "no_object"} == dict.fromkeys(
         ("xy", "wh", "object", "class"), 0
     )
@@ -102,7 +103,7 @@ def test_an_image_without_objects_only_punishes_confidence() -> None:
 def test_an_ignored_object_is_neither_sought_nor_punished() -> None:
     grid = empty_grid()
     grid[0, 4, 0, 0] = logit(0.7)
-    terms = YoloLoss(2)(grid, [target([[0, 0, 20, 20]], [0], [True])], STRIDE)
+    terms = YoloLoss(2)(grid, [target([[0, 0, 20, 20]], [0], [True])], STRIDE, SIZE)
     assert sum(v.item() for v in terms.values()) == pytest.approx(0, abs=1e-9)
 
 
@@ -125,8 +126,8 @@ def test_a_centre_on_the_far_edge_belongs_to_the_last_cell() -> None:
 def test_terms_are_means_over_images() -> None:
     truth = target([[32, 0, 48, 32]], [1])
     grid = torch.randn(1, 13, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    one = YoloLoss(2)(grid, [truth], STRIDE)
-    two = YoloLoss(2)(grid.expand(2, -1, -1, -1), [truth, truth], STRIDE)
+    one = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
+    two = YoloLoss(2)(grid.expand(2, -1, -1, -1), [truth, truth], STRIDE, SIZE)
     for k in one:
         assert two[k].item() == pytest.approx(one[k].item(), rel=1e-6)
 
@@ -134,7 +135,9 @@ def test_terms_are_means_over_images() -> None:
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_extreme_logits_stay_finite(scale: float) -> None:
     grid = torch.full((1, 13, 2, 2), scale, requires_grad=True)
-    total = torch.stack(list(YoloLoss(2)(grid, [target([[32, 0, 48, 32]], [1])], STRIDE).values())).sum()
+    total = torch.stack(
+        list(YoloLoss(2)(grid, [target([[32, 0, 48, 32]], [1])], STRIDE, SIZE).values())
+    ).sum()
     total.backward()
     assert torch.isfinite(total)
     assert grid.grad is not None
