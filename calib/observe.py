@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.calib.observers import METHODS, Histogram
-from edgedet.calib.scales import Scales, graph_hash
+from edgedet.calib.scales import Scales, constant_norms, graph_hash
 from edgedet.errors import CalibrationError, MissingDependency, UnknownName
 
 OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
@@ -92,7 +92,8 @@ def observe(
         )
     ranges = {n: h.range(method) for n, h in histograms.items()}
     final = np.array([r.threshold for r in ranges.values()])
-    return Scales(graph_hash(core), data(), done, method, _settled(history, final, done), ranges)
+    settled = _settled(history, final, done)
+    return Scales(graph_hash(core), data(), done, method, settled, ranges, constant_norms(core))
 
 
 def _thresholds(histograms: dict[str, Histogram], method: str) -> npt.NDArray[np.float64]:

@@ -1,8 +1,12 @@
 """`Scales`: what calibration found, bound by hash to the graph it was found on and to the data.
 
 Only activation ranges are stored. Per-channel weight scales are a pure function of the weights
-(max |w| of each output channel / 127), and the graph's hash pins the weights, so the writer computes
-them; the cache stays a page of readable JSON.
+(max |w| of each output channel / 127), so the writer computes them; the cache stays a page of readable
+JSON.
+
+The binding is a hash of what the graph computes with and a norm per constant. Constants are not hashed
+bit by bit: another processor or version of torch folds a norm into its convolution with other last bits,
+and a cache that ships with weights must hold there too.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from edgedet.errors import CalibrationError
 from edgedet.files import write_atomic
 
 CACHE_VERSION = 1
+
+NORM_TOLERANCE = 1e-4
+"""By how much (relatively) a constant's norm may differ; another training differs by far more."""
 
 
 class Range(NamedTuple):
@@ -45,6 +52,7 @@ class Scales:
         method: how ranges were chosen (`edgedet.calib.observers.METHODS`).
         settled: after how many images no range moved by more than 2 % any more.
         ranges: by tensor name.
+        norms: `constant_norms` of the core.
     """
 
     graph: str
@@ -53,14 +61,19 @@ class Scales:
     method: str
     settled: int
     ranges: Mapping[str, Range]
+    norms: tuple[float, ...]
 
     def check(self, core: Any, where: str) -> None:
         """CalibrationError unless these ranges belong to `core`, an onnx.ModelProto. `where` names them."""
-        actual = graph_hash(core)
-        if actual != self.graph:
+        actual, norms = graph_hash(core), constant_norms(core)
+        why = ""
+        if actual != self.graph or len(norms) != len(self.norms):
+            why = f"({self.graph[:8]}; this one is {actual[:8]}): another input size or architecture"
+        elif not np.allclose(norms, self.norms, rtol=NORM_TOLERANCE, atol=1e-12):
+            why = "of the same architecture and size: its weights are others"
+        if why:
             raise CalibrationError(
-                f"{where} belongs to another graph ({self.graph[:8]}; this one is {actual[:8]}):"
-                " other weights, another input size or another architecture.",
+                f"{where} belongs to another graph {why}.",
                 hint="Calibrate this one: --calib-data voc:PATH or folder:PATH.",
             )
 
@@ -73,6 +86,7 @@ class Scales:
             "images": self.images,
             "method": self.method,
             "settled": self.settled,
+            "norms": self.norms,
         }
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         ranges = [f"    {json.dumps(k)}: [{r.low!r}, {r.high!r}]" for k, r in self.ranges.items()]
@@ -99,6 +113,7 @@ class Scales:
                 str(raw["method"]),
                 int(raw["settled"]),
                 ranges,
+                tuple(float(n) for n in raw["norms"]),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise CalibrationError(
@@ -116,7 +131,8 @@ def rounded(low: float, high: float) -> Range:
 
 
 def graph_hash(core: Any) -> str:
-    """sha256 of what a core computes: its operators, wiring, constants and input size.
+    """sha256 of how a core computes: its operators, wiring, input size, whole-number constants, and the
+    shapes of the others (their values: `constant_norms`).
 
     Metadata, docstrings, opset bookkeeping and the batch size do not count. `core` is an onnx.ModelProto.
     """
@@ -136,7 +152,18 @@ def graph_hash(core: Any) -> str:
             digest.update(attribute.SerializeToString(deterministic=True))
     for tensor in graph.initializer:
         add("constant", tensor.name, tensor.data_type, list(tensor.dims))
-        digest.update(np.ascontiguousarray(numpy_helper.to_array(tensor)).tobytes())
+        value = numpy_helper.to_array(tensor)
+        if not np.issubdtype(value.dtype, np.floating):
+            digest.update(np.ascontiguousarray(value).tobytes())
     for value in graph.output:
         add("output", value.name)
     return digest.hexdigest()
+
+
+def constant_norms(core: Any) -> tuple[float, ...]:
+    """The root mean square of each floating point constant, in graph order, to six significant digits."""
+    from onnx import numpy_helper
+
+    arrays = (numpy_helper.to_array(tensor) for tensor in core.graph.initializer)
+    floats = (a.astype(np.float64) for a in arrays if np.issubdtype(a.dtype, np.floating))
+    return tuple(float(f"{np.sqrt(np.mean(a * a)):.6g}") if a.size else 0.0 for a in floats)

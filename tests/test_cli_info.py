@@ -32,7 +32,7 @@ def weights(tmp_path: Path, tiny_model: Callable[..., Path]) -> Path:
 def cache(tmp_path: Path) -> Path:
     """A real calibration cache."""
     ranges = {"x": Range(-1.0, 2.0), "y": Range(0.0, 6.0)}
-    Scales("abc123", "voc:train", 500, "minmax", 380, ranges).save(tmp_path / "calibration.json")
+    Scales("abc123", "voc:train", 500, "minmax", 380, ranges, (0.5, 0.25)).save(tmp_path / "calibration.json")
     return tmp_path / "calibration.json"
 
 

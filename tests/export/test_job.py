@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_the_gate_refuses_bad_ranges(int8, exported, pictures, tmp_path, capsys,
     scales = Scales.load(int8[0] / "yolo.calibration.json")
     cut = {k: Range(0.02 * r.low, 0.02 * r.high) for k, r in scales.ranges.items()}
     bad = tmp_path / "bad.json"
-    Scales(scales.graph, scales.data, scales.images, scales.method, scales.settled, cut).save(bad)
+    replace(scales, ranges=cut).save(bad)
     out = tmp_path / "out"
     data = ["--calib-cache", str(bad), "--eval-data", f"folder:{pictures}"]
     code = export(exported, out, "--int8", "--target", "onnxruntime", *data, *["--keep-failed"] * keep)
