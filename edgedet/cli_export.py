@@ -73,6 +73,10 @@ def export(
     """
     if fp16 and int8:
         raise UsageError("--fp16 and --int8 exclude each other.", hint="Export twice.")
+    from edgedet.models import entry
+
+    entry(model)  # an unknown name is said before torch is loaded
+
     from rich.console import Console
 
     from edgedet.export.job import run
