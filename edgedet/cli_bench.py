@@ -82,19 +82,22 @@ def bench(
         gains(results),
     )
     text = json.dumps(report.to_json(), indent=2)
-    out = Console(stderr=json_output)
-    if json_output:
-        typer.echo(text)
-    else:
-        # in a file or a pipe there is no window to fit into
-        report.show(out if out.is_terminal else Console(width=160))
-    # last, so that a full disk does not cost the figures
-    if save_json is not None:
-        write_atomic(save_json, text + "\n")
-        out.print(f"wrote {save_json}", highlight=False, soft_wrap=True)
-    if picture is not None:
-        edgedet.bench_picture.draw(report, picture)
-        out.print(f"wrote {picture}", highlight=False, soft_wrap=True)
+    out = Console(stderr=json_output, soft_wrap=True, highlight=False)
+    try:
+        if json_output:
+            typer.echo(text)
+        else:
+            # in a file or a pipe there is no window to fit into
+            report.show(Console() if out.is_terminal else Console(width=160))
+    finally:
+        # shown and saved, each even if the other fails: a full disk, a reader that went away
+        if save_json is not None:
+            write_atomic(save_json, text + "\n")
+        if picture is not None:
+            edgedet.bench_picture.draw(report, picture)
+    for path in (save_json, picture):
+        if path is not None:
+            out.print(f"wrote {path}")
 
 
 def _engines(asked: list[str] | None) -> list[str]:

@@ -126,7 +126,7 @@ def test_from_the_command_line_to_table_json_and_picture(
     done = cli("edgedet-bench", *files, *options)
     assert done.returncode == 0, done.stderr
     assert "Measured here" in done.stdout
-    assert f"wrote {saved}" in done.stdout.replace("\n", "")
+    assert f"wrote {saved}\nwrote {picture}\n" in done.stdout
     assert len(json.loads(saved.read_text())["results"]) == 4
     image = cv2.imread(str(picture))
     assert image is not None
