@@ -94,10 +94,10 @@ def _measured_bars(m: Measured) -> list[_Bar]:
     head = f"{m.file.stem} · {m.engine}"
     size = f"{m.size[1]}x{m.size[0]}, batch {m.batch}"
     pipeline, engine = m.pipeline_fps, m.engine_fps
-    whole = f"{pipeline:.0f} FPS · whole pipeline, {100 * m.ratio[0]:.0f} % of the engine · {size}"
+    whole = f"{pipeline:.3g} FPS · whole pipeline, {100 * m.ratio[0]:.0f} % of the engine · {size}"
     return [
         _Bar(head, pipeline, pipeline, _PIPELINE, whole),
-        _Bar("", engine, engine, _ENGINE, f"{engine:.0f} FPS · engine alone · p50 {m.latency.p50:.1f} ms"),
+        _Bar("", engine, engine, _ENGINE, f"{engine:.3g} FPS · engine alone · p50 {m.latency.p50:.1f} ms"),
     ]
 
 
