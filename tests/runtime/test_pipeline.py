@@ -316,14 +316,20 @@ def test_ctrl_c_ends_it_well_and_leaves_the_handler_as_it_was(predictor: CpuPred
 
 
 def test_a_second_ctrl_c_interrupts(predictor: CpuPredictor) -> None:
+    # a shell starts background jobs with SIGINT ignored; a person's terminal does not
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def insist(frame: Frame, result: Result) -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
 
     sink = Memory()
-    with pytest.raises(KeyboardInterrupt):
-        Pipeline(Levels(ramp(500)), predictor, [sink, Callback(insist)]).run()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline(Levels(ramp(500)), predictor, [sink, Callback(insist)]).run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sink.closed == 1
 
 
