@@ -131,6 +131,8 @@ def cpu_session(core: Any, outputs: Sequence[str] = ()) -> Any:
     options.log_severity_level = 3
     # an arena keeps what it once grew to; without it the peak is one image's tensors
     options.enable_cpu_mem_arena = False
+    # between two runs the cores are needed for counting, and perhaps by others
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

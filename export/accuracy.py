@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.boxes import area
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
 from edgedet.errors import ImageError
 from edgedet.evaluation import engine_predictor, evaluate
@@ -91,8 +92,9 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     truths = []
     for index, image in enumerate(images):
         found = predict(image)
-        nothing = np.zeros(len(found), bool)
-        truths.append(Truth(Path(str(index)), found.boxes, found.labels, nothing))
+        whole = area(found.boxes) > 0  # what the frame's edge has cut away overlaps nothing, itself included
+        boxes, marks = found.boxes[whole], found.labels[whole]
+        truths.append(Truth(Path(str(index)), boxes, marks, np.zeros(len(boxes), bool)))
     labels = np.concatenate([t.labels for t in truths]) if truths else np.zeros(0, np.int64)
     if not len(labels):
         return None
