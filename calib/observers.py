@@ -6,8 +6,9 @@ Three methods (Nagel et al. 2021, "A White Paper on Neural Network Quantization"
 - `percentile`: 99.99 % of the values fit.
 - `mse`: the range whose INT8 rounding and clipping errors have the least mean square.
 
-`mse` is the default: on a half trained YOLO it kept 32.7 dB of the heads' signal, percentile 32.7, minmax
-32.6, and choosing by Kullback-Leibler divergence (Migacz 2017) 18.2, which is why that is not here.
+`mse` is the default: on a YOLO in mid-training with 48.2 AP on VOC val (11-point, OpenVINO), INT8 had 48.6
+with it, 48.4 with percentile and 47.6 with minmax. Choosing by Kullback-Leibler divergence (Migacz 2017)
+kept 18 dB of an earlier one's heads where these three kept 32 to 33, which is why it is not here.
 """
 
 from __future__ import annotations
