@@ -61,11 +61,9 @@ def run(
     Every frame of a file is processed; of a live source the newest. Ctrl-C ends a run with its outputs
     whole.
 
-    Examples:
+    Example: edgedet-run yolo-int8.onnx --source 0 --window
 
-    edgedet-run yolo-int8.onnx --source 0 --window
-
-    edgedet-run yolo-int8.onnx --source clip.mp4 --save out.mp4 --json-lines out.jsonl
+    Example: edgedet-run yolo-int8.onnx --source clip.mp4 --save out.mp4 --json-lines out.jsonl
     """
     from edgedet.runtime.engine import artifact_spec
     from edgedet.runtime.overlay import Overlay
