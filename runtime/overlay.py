@@ -53,6 +53,8 @@ class Overlay:
         self._size = (0, 0)
         self._interval = 0.0
         self._last = 0.0
+        # OpenCV 5 loads its font at the first text: 23 ms that belong to no frame
+        draw_label(np.zeros((32, 32, 3), np.uint8), "0", (0, 0), _BLACK, Style(32, 32))
 
     def draw(self, image: Image, result: Result) -> None:
         """Draw into image (H, W, 3) uint8 BGR."""
