@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -315,22 +317,33 @@ def test_ctrl_c_ends_it_well_and_leaves_the_handler_as_it_was(predictor: CpuPred
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_interrupts(predictor: CpuPredictor) -> None:
-    # a shell starts background jobs with SIGINT ignored; a person's terminal does not
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+INSIST = """
+import os, signal, sys, time
+from edgedet.runtime import Callback, Null, Pipeline, open_predictor, open_source
 
-    def insist(frame: Frame, result: Result) -> None:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
+class Closing(Null):
+    def close(self):
+        print("closed")
 
-    sink = Memory()
+def insist(frame, result):
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+# a shell starts background jobs with SIGINT ignored; a person's terminal does not
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with open_predictor(sys.argv[1]) as predictor:
     try:
-        with pytest.raises(KeyboardInterrupt):
-            Pipeline(Levels(ramp(500)), predictor, [sink, Callback(insist)]).run()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert sink.closed == 1
+        Pipeline(open_source(sys.argv[2]), predictor, [Closing(), Callback(insist)]).run()
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_a_second_ctrl_c_interrupts(brightness: Path, bikes: Path) -> None:
+    command = [sys.executable, "-c", INSIST, str(brightness), str(bikes)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\ninterrupted\n", "")
 
 
 def test_it_runs_in_any_thread(predictor: CpuPredictor) -> None:
