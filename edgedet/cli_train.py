@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgedet.cli_export import parse_size
 from edgedet.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -202,16 +203,6 @@ def first(dataset: Dataset, limit: int | None) -> Dataset:
     from dataclasses import replace
 
     return dataset if limit is None else replace(dataset, truths=dataset.truths[:limit])
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """'320x480' -> (320, 480): height, width. UsageError for anything else."""
-    if text is None:
-        return None
-    height, x, width = text.lower().partition("x")
-    if not (x and height.isdigit() and width.isdigit()):
-        raise UsageError(f"{text!r} is not a size.", hint="Write height x width, for example 320x480.")
-    return int(height), int(width)
 
 
 def versions() -> dict[str, str]:
