@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgedet.errors import UsageError
+from edgedet.models import parse_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,17 +129,6 @@ def show(report: Report, console: Console, output: Path) -> None:
     runnable = [n for n in report.wrote if n.endswith(".onnx") and "-failed" not in n]
     if report.target in ("openvino", "onnxruntime"):
         talk.line("next", f"edgedet-run {output / runnable[-1]} --source 0")
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width: "320x416" -> (320, 416). UsageError if it is not of that form."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
-    if not match:
-        raise UsageError(f"--size {text!r} is not HxW.", hint="For example --size 320x416, or --size 320.")
-    height = int(match.group(1))
-    return height, int(match.group(2) or height)
 
 
 def parse_sms(text: str) -> tuple[int, ...]:

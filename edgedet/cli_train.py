@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgedet.cli_export import parse_size
 from edgedet.errors import TrainingError, UsageError
+from edgedet.models import parse_size
 
 if TYPE_CHECKING:
     from edgedet.data import Dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,3 +85,14 @@ def check_size(name: str, size: tuple[int, int], stride: int) -> None:
             f"{name} cannot take {size[0]}x{size[1]} pixels: both sides must be multiples of {stride}.",
             hint=f"The nearest size is {near}.",
         )
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width: "320x416" -> (320, 416). UsageError if it is not of that form."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if not match:
+        raise UsageError(f"--size {text!r} is not HxW.", hint="For example --size 320x416, or --size 320.")
+    height = int(match.group(1))
+    return height, int(match.group(2) or height)
