@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -24,6 +25,12 @@ def train(
     data: Annotated[str, typer.Option(help="Training data: voc:PATH, coco:PATH or yolo:PATH.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fine-tune: start from the layers of this file that fit, rather than from ImageNet's."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
@@ -63,6 +70,7 @@ def train(
     from edgedet.data import open_dataset
     from edgedet.models import build, make_spec
     from edgedet.spec import Provenance
+    from edgedet.training.checkpoint import start_from
     from edgedet.training.loop import Trainer, deterministic
     from edgedet.training.memory import keep_freed_memory
     from edgedet.training.processes import join
@@ -81,6 +89,7 @@ def train(
         options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {})}
         recipe = replace(recipe, model=options)
         network = build(model, len(train_data.classes), **options)
+        fresh = start_from(network, weights) if weights else []
         provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
         spec = make_spec(model, network, train_data.classes, size=pixels, changes={"provenance": provenance})
         repeatable: dict[str, Any] = {
@@ -88,6 +97,8 @@ def train(
             "recipe": json.loads(json.dumps(asdict(recipe))),
             "size": list(spec.input.size),
             "seed": seed,
+            "weights_sha256": sha256(weights) if weights else None,
+            "fresh": fresh,
             "data": train_data.name,
             "data_sha256": train_data.fingerprint(),
             "processes": processes.world,
@@ -196,6 +207,11 @@ def finish(trainer: Trainer, json_output: bool) -> None:
     table.add_row("weights", str(folder.best))
     table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
     Console().print(table)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:

@@ -25,10 +25,10 @@ def yolo(
 ) -> tuple[Array, Array]:
     """The grid of YOLO v1 (Redmon et al. 2015, section 2; lecture, "YOLO").
 
-    `heads["grid"]` is (N, 5B + K, Sy, Sx): for each of B boxes the logits of (x, y, sqrt w, sqrt h,
-    confidence), then K class logits shared by the cell. x and y are offsets inside the cell, w and h
-    fractions of `side`. The score of class k is confidence x Pr(class k | object), as at the paper's
-    test time (equation 1).
+    `heads["grid"]` is (N, 5B + K, Sy, Sx): for each of B boxes x, y, sqrt w, sqrt h as they are (the
+    paper's last layer is linear, section 2.2) and the logit of the confidence, then K class logits shared
+    by the cell. x and y are offsets in the cell, in cells; w and h fractions of `side`. The score of class
+    k is confidence x Pr(class k | object), as at the paper's test time (equation 1).
 
     Args:
         heads: {"grid": (N, 5B + K, Sy, Sx)}, float.
@@ -51,7 +51,7 @@ def yolo(
     # (N, 5B+K, Sy, Sx) -> (N, Sy*Sx, 5B+K): cells row by row
     cells = grid.transpose(0, 2, 3, 1) if xp is np else grid.permute(0, 2, 3, 1)
     cells = cells.reshape(n, rows * cols, channels)
-    box = sigmoid(cells[..., : 5 * b].reshape(n, rows * cols, b, 5))
+    box = cells[..., : 5 * b].reshape(n, rows * cols, b, 5)
     origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
     scale = _constant(grid, [width / cols, height / rows])
     whole = _constant(grid, [width, height] if side is None else [side[1], side[0]])
@@ -61,7 +61,7 @@ def yolo(
     boxes = from_centre(xp.concatenate([centre, extent], axis=-1)).reshape(n, rows * cols * b, 4)
 
     probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
-    scores = (box[..., 4:5] * probability).reshape(n, rows * cols * b, classes)
+    scores = (sigmoid(box[..., 4:5]) * probability).reshape(n, rows * cols * b, classes)
     return boxes, scores
 
 

@@ -17,7 +17,7 @@ def test_yolo_decodes_one_cell_as_computed_by_hand() -> None:
     # 2 rows x 4 columns of cells over 64 x 128 pixels, B = 1, K = 2
     grid = np.full((1, 7, 2, 4), -9, np.float32)
     # the cell of row 1, column 2: centre in its middle, half the image wide, a quarter high
-    grid[0, :5, 1, 2] = [0, 0, logit(0.5**0.5), logit(0.5), logit(0.8)]
+    grid[0, :5, 1, 2] = [0.5, 0.5, 0.5**0.5, 0.5, logit(0.8)]
     grid[0, 5:, 1, 2] = [np.log(3), 0]
     boxes, scores = yolo({"grid": grid}, (64, 128), boxes_per_cell=1)
     assert boxes.shape == (1, 8, 4)
@@ -43,12 +43,12 @@ def test_yolo_keeps_the_boxes_of_a_cell_together() -> None:
     boxes, scores = yolo({"grid": grid}, (96, 160), boxes_per_cell=2)
     image, row, col, b = 1, 2, 3, 1
     index = (row * 5 + col) * 2 + b
-    x, y, w, h, confidence = sigmoid(grid[image, 5 * b : 5 * b + 5, row, col])
+    x, y, w, h, confidence = grid[image, 5 * b : 5 * b + 5, row, col]
     box = boxes[image, index]
     np.testing.assert_allclose((box[0] + box[2]) / 2, (x + col) * 32, rtol=1e-5)
     np.testing.assert_allclose((box[1] + box[3]) / 2, (y + row) * 32, rtol=1e-5)
     np.testing.assert_allclose([box[2] - box[0], box[3] - box[1]], [w * w * 160, h * h * 96], rtol=1e-4)
-    np.testing.assert_allclose(scores[image, index].sum(), confidence, rtol=1e-5)
+    np.testing.assert_allclose(scores[image, index].sum(), sigmoid(confidence), rtol=1e-5)
 
 
 def test_numpy_and_torch_decode_alike() -> None:

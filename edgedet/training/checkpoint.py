@@ -80,6 +80,40 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     model.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
 
 
+def start_from(model: nn.Module, path: Path) -> list[str]:
+    """Copy into a model the layers that a file has for it; the names of those that stay as they were.
+
+    A layer is copied whole or not at all: its tensors must agree in name and shape. Another number of
+    classes leaves only the last layer fresh.
+
+    Raises:
+        WeightsError: no such file, truncated, or no layer in it fits.
+    """
+    tensors, _ = read(path)
+    expected = model.state_dict()
+    ours, theirs = layers(expected), layers(tensors)
+    fitting = [name for name in ours if ours[name] == theirs.get(name)]
+    if not fitting:
+        raise WeightsError(
+            f"No layer of {path} fits {type(model).__name__}.",
+            hint="Start from weights of the same model, or leave --weights out.",
+        )
+    copied = [k for name in fitting for k in ours[name]]
+    model.load_state_dict({k: tensors[k].to(expected[k].dtype) for k in copied}, strict=False)
+    return sorted(ours.keys() - fitting)
+
+
+def layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, torch.Size]]:
+    """{layer: {tensor: shape}}; a parametrized weight belongs to the layer that it is computed for."""
+    found: dict[str, dict[str, torch.Size]] = {}
+    for name, tensor in state.items():
+        layer = (
+            name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+        )
+        found.setdefault(layer, {})[name] = tensor.shape
+    return found
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; WeightsError if absent or not whole."""
     if not path.is_file():

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from edgedet.models.base import Targets
-from edgedet.models.yolo import YoloLoss, assign_cells
+from edgedet.models.yolo import YoloLoss, assign_cells, cells_beside
 
-STRIDE = 32
+CELL = 32
 SIZE = (64, 64)
 
 
@@ -41,13 +41,11 @@ def test_every_term_by_hand() -> None:
     truth = target([[32, 0, 48, 32]], [1])
     grid = empty_grid()
     # box 1 answers: it lies at offset (0.5, 0.5), of the truth's size, with confidence 0.6
-    grid[0, 5:10, 0, 1] = torch.tensor(
-        [0, 0, logit(0.5), logit(math.sqrt(0.5)), logit(0.6)], dtype=torch.float64
-    )
+    grid[0, 5:10, 0, 1] = torch.tensor([0.5, 0.5, 0.5, math.sqrt(0.5), logit(0.6)], dtype=torch.float64)
     # box 0 is far smaller and claims 0.3
-    grid[0, 0:5, 0, 1] = torch.tensor([0, 0, logit(0.1), logit(0.1), logit(0.3)], dtype=torch.float64)
+    grid[0, 0:5, 0, 1] = torch.tensor([0.5, 0.5, 0.1, 0.1, logit(0.3)], dtype=torch.float64)
     grid[0, 10:, 0, 1] = torch.tensor([0.0, math.log(2), 0.0])
-    terms = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
+    terms = YoloLoss(2)(grid, [truth], CELL, SIZE)
     # IoU: 16 px wide boxes, 8 px apart: 8 / 24
     iou = 8 / 24
     assert terms["xy"].item() == pytest.approx(5 * 0.25**2, rel=1e-5)
@@ -55,45 +53,82 @@ def test_every_term_by_hand() -> None:
     assert terms["object"].item() == pytest.approx((0.6 - iou) ** 2, rel=1e-5)
     assert terms["no_object"].item() == pytest.approx(0.5 * 0.3**2, rel=1e-5)
     assert terms["class"].item() == pytest.approx(-math.log(2 / 4), rel=1e-5)
-    squared = YoloLoss(2, class_loss="squared")(grid, [truth], STRIDE, SIZE)
+    squared = YoloLoss(2, class_loss="squared")(grid, [truth], CELL, SIZE)
     assert squared["class"].item() == pytest.approx((0.5 - 1) ** 2 + 2 * 0.25**2, rel=1e-5)
 
 
 def test_the_square_roots_of_width_and_height_are_compared() -> None:
     truth = target([[16, 8, 48, 56]], [0])  # centre (32, 32): row 1, column 1; 32 x 48 of 64 x 64
     grid = empty_grid()
-    grid[0, 0:4, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.5), logit(0.5)])
-    grid[0, 5:9, 1, 1] = torch.tensor([-40.0, -40.0, logit(0.01), logit(0.01)])
-    terms = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
+    grid[0, 0:4, 1, 1] = torch.tensor([0, 0, 0.5, 0.5])
+    grid[0, 5:9, 1, 1] = torch.tensor([0, 0, 0.01, 0.01])
+    terms = YoloLoss(2)(grid, [truth], CELL, SIZE)
     expected = 5 * ((0.5 - math.sqrt(0.5)) ** 2 + (0.5 - math.sqrt(0.75)) ** 2)
     assert terms["wh"].item() == pytest.approx(expected, rel=1e-5)
     assert terms["xy"].item() == pytest.approx(0, abs=1e-10)
 
 
-def test_the_late_term_is_the_responsible_boxes_giou() -> None:
+def test_the_giou_term_is_the_responsible_boxes() -> None:
     # as above: the boxes overlap by 8 of 24 px and fill their hull
     truth = target([[32, 0, 48, 32]], [1])
     grid = empty_grid()
-    grid[0, 5:9, 0, 1] = torch.tensor([0, 0, logit(0.5), logit(math.sqrt(0.5))], dtype=torch.float64)
-    grid[0, 0:4, 0, 1] = logit(0.1)
+    grid[0, 5:9, 0, 1] = torch.tensor([0.5, 0.5, 0.5, math.sqrt(0.5)], dtype=torch.float64)
+    grid[0, 0:4, 0, 1] = 0.1
     grid.requires_grad_()
     loss = YoloLoss(2)
-    assert "giou" not in loss(grid, [truth], STRIDE, SIZE)
+    assert "giou" not in loss(grid, [truth], CELL, SIZE)
     loss.refine = 3.0
-    terms = loss(grid, [truth], STRIDE, SIZE)
+    terms = loss(grid, [truth], CELL, SIZE)
     assert terms["giou"].item() == pytest.approx(3 * (1 - 8 / 24), rel=1e-5)
     terms["giou"].backward()
     assert grid.grad is not None
-    assert grid.grad[0, 5:9, 0, 1].abs().min() >= 0
     assert grid.grad[0, 5, 0, 1].abs() > 0
     assert not grid.grad[0, 0:5, 0, 1].any()  # the other box is not responsible
-    assert not grid.grad[0, :, 1].any()
+    assert not grid.grad[0, :, 1].any()  # no other cell has its middle inside the object
+
+
+def test_the_giou_term_is_the_mean_over_the_cells_of_an_object() -> None:
+    # the object covers all four cells; (1, 1) answers with a perfect box, the others hold nothing at all
+    truth = target([[0, 0, 64, 64]], [0])
+    grid = torch.zeros(1, 8, 2, 2, dtype=torch.float64)
+    grid[0, :4, 1, 1] = torch.tensor([0, 0, 1, 1])
+    loss = YoloLoss(1)
+    loss.refine = 1.0
+    # a box of no area in the corner of its cell: IoU 0, and the hull is the object itself: GIoU 0
+    assert loss(grid, [truth], CELL, SIZE)["giou"].item() == pytest.approx(3 / 4, rel=1e-5)
+
+
+def test_cells_beside_lie_inside_the_object_and_the_smallest_takes_them() -> None:
+    # 4 x 4 cells of 32 px; a: answered for by (1, 1), its middle; b by (2, 2); both cover cell (1, 2)
+    where = torch.tensor([[0, 1, 1], [0, 2, 2]])
+    truth = torch.tensor([[0.0, 0, 96, 96], [60, 40, 110, 110]])
+    near, owner = cells_beside(where, truth, 4, 4, CELL)
+    found = {tuple(cell[1:]): o for cell, o in zip(near.tolist(), owner.tolist(), strict=True)}
+    assert found == {(0, 0): 0, (0, 1): 0, (0, 2): 0, (1, 0): 0, (2, 0): 0, (2, 1): 0, (1, 2): 1}
+    assert (near[:, 0] == 0).all()
+
+
+def test_cells_beside_of_no_objects_are_none() -> None:
+    near, owner = cells_beside(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 4), 4, 4, CELL)
+    assert near.shape == (0, 3)
+    assert owner.shape == (0,)
+
+
+def test_a_box_that_fits_is_not_punished_though_another_answers() -> None:
+    truth = target([[0, 0, 64, 64]], [0])  # its centre lies in cell (1, 1)
+    grid = empty_grid(b=1)
+    grid[0, :5, 0, 0] = torch.tensor([1, 1, 1, 0.9, logit(0.8)])  # 64 x 52 px: IoU 0.81
+    grid[0, :5, 0, 1] = torch.tensor([0, 1, 1, 0.7, logit(0.4)])  # 64 x 31 px: IoU 0.49
+    terms = YoloLoss(1)(grid, [truth], CELL, SIZE)
+    assert terms["no_object"].item() == pytest.approx(0.5 * 0.4**2, rel=1e-5)
+    terms = YoloLoss(1, good_enough=0.9)(grid, [truth], CELL, SIZE)
+    assert terms["no_object"].item() == pytest.approx(0.5 * (0.4**2 + 0.8**2), rel=1e-5)
 
 
 def test_an_image_without_objects_only_punishes_confidence() -> None:
     grid = empty_grid()
     grid[0, 4, 1, 0] = logit(0.4)
-    terms = YoloLoss(2)(grid, [target([], [])], STRIDE, SIZE)
+    terms = YoloLoss(2)(grid, [target([], [])], CELL, SIZE)
     assert {k: v.item() for k, v in terms.items() if k != "no_object"} == dict.fromkeys(
         ("xy", "wh", "object", "class"), 0
     )
@@ -103,14 +138,14 @@ def test_an_image_without_objects_only_punishes_confidence() -> None:
 def test_an_ignored_object_is_neither_sought_nor_punished() -> None:
     grid = empty_grid()
     grid[0, 4, 0, 0] = logit(0.7)
-    terms = YoloLoss(2)(grid, [target([[0, 0, 20, 20]], [0], [True])], STRIDE, SIZE)
+    terms = YoloLoss(2)(grid, [target([[0, 0, 20, 20]], [0], [True])], CELL, SIZE)
     assert sum(v.item() for v in terms.values()) == pytest.approx(0, abs=1e-9)
 
 
 def test_the_largest_object_of_a_cell_is_kept() -> None:
     boxes = [[10.0, 10, 20, 20], [0, 0, 30, 30], [40, 40, 60, 60], [0, 0, 31, 31]]
     where, truth, labels, ignored = assign_cells(
-        [target(boxes, [0, 1, 2, 1], [False, False, False, True])], 2, 2, STRIDE, torch.device("cpu")
+        [target(boxes, [0, 1, 2, 1], [False, False, False, True])], 2, 2, CELL, torch.device("cpu")
     )
     assert where.tolist() == [[0, 0, 0], [0, 1, 1]]
     assert truth.tolist() == [boxes[1], boxes[2]]
@@ -119,15 +154,15 @@ def test_the_largest_object_of_a_cell_is_kept() -> None:
 
 
 def test_a_centre_on_the_far_edge_belongs_to_the_last_cell() -> None:
-    where, *_ = assign_cells([target([[62, 62, 66, 66]], [0])], 2, 2, STRIDE, torch.device("cpu"))
+    where, *_ = assign_cells([target([[62, 62, 66, 66]], [0])], 2, 2, CELL, torch.device("cpu"))
     assert where.tolist() == [[0, 1, 1]]
 
 
 def test_terms_are_means_over_images() -> None:
     truth = target([[32, 0, 48, 32]], [1])
     grid = torch.randn(1, 13, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    one = YoloLoss(2)(grid, [truth], STRIDE, SIZE)
-    two = YoloLoss(2)(grid.expand(2, -1, -1, -1), [truth, truth], STRIDE, SIZE)
+    one = YoloLoss(2)(grid, [truth], CELL, SIZE)
+    two = YoloLoss(2)(grid.expand(2, -1, -1, -1), [truth, truth], CELL, SIZE)
     for k in one:
         assert two[k].item() == pytest.approx(one[k].item(), rel=1e-6)
 
@@ -135,9 +170,7 @@ def test_terms_are_means_over_images() -> None:
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_extreme_logits_stay_finite(scale: float) -> None:
     grid = torch.full((1, 13, 2, 2), scale, requires_grad=True)
-    total = torch.stack(
-        list(YoloLoss(2)(grid, [target([[32, 0, 48, 32]], [1])], STRIDE, SIZE).values())
-    ).sum()
+    total = torch.stack(list(YoloLoss(2)(grid, [target([[32, 0, 48, 32]], [1])], CELL, SIZE).values())).sum()
     total.backward()
     assert torch.isfinite(total)
     assert grid.grad is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -13,8 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from edgedet.training.checkpoint import load_model
+from edgedet.errors import WeightsError
+from edgedet.models import build
+from edgedet.training.checkpoint import load_model, read, start_from
 
 ARGUMENTS = ["--model", "yolo", "--size", "64x64", "--batch", "2", "--epochs", "2", "--workers", "0"]
 
@@ -117,3 +121,34 @@ def test_two_processes_through_torchrun(voc: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in steps(folder)] == list(range(4))
     assert json.loads((folder / "run.json").read_text())["settings"]["processes"] == 2
     load_model(folder / "best.safetensors")
+
+
+def test_fine_tuning_starts_from_the_layers_that_fit(voc: Path, unbroken: Path, tmp_path: Path) -> None:
+    """The data's classes are the weights' here: everything fits, and the first loss shows it."""
+    weights = unbroken / "best.safetensors"
+    done = train(voc, tmp_path / "tuned", "--weights", str(weights), "--json")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "tuned" / "run.json").read_text())["settings"]
+    assert settings["fresh"] == []
+    assert settings["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert steps(tmp_path / "tuned")[0]["loss"] < 0.8 * steps(unbroken)[0]["loss"]
+    again = train(voc, tmp_path / "tuned", "--json")  # without the weights it is another run
+    assert again.returncode != 0
+    assert "holds a run with other settings: weights_sha256 was" in again.stderr
+
+
+def test_another_number_of_classes_leaves_the_last_layer_fresh(unbroken: Path) -> None:
+    torch.manual_seed(1)
+    model = build("yolo", 3, pretrained=False, size=[64, 64])
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    assert start_from(model, unbroken / "best.safetensors") == ["head.3"]
+    given, _ = read(unbroken / "best.safetensors")
+    for name, now in model.state_dict().items():
+        expected = before[name] if name.startswith("head.3") else given[name]
+        assert torch.equal(now, expected), name
+
+
+def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="No layer of .*other.safetensors fits Yolo"):
+        start_from(build("yolo", 3, pretrained=False), tmp_path / "other.safetensors")
