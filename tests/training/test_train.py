@@ -150,5 +150,5 @@ def test_another_number_of_classes_leaves_the_last_layer_fresh(unbroken: Path) -
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match="No layer of .*other.safetensors fits Yolo"):
+    with pytest.raises(WeightsError, match=r"No layer of .*other\.safetensors fits Yolo"):
         start_from(build("yolo", 3, pretrained=False), tmp_path / "other.safetensors")
