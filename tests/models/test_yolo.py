@@ -45,16 +45,18 @@ def test_every_term_by_hand() -> None:
     # box 0 is far smaller and claims 0.3
     grid[0, 0:5, 0, 1] = torch.tensor([0.5, 0.5, 0.1, 0.1, logit(0.3)], dtype=torch.float64)
     grid[0, 10:, 0, 1] = torch.tensor([0.0, math.log(2), 0.0])
-    terms = YoloLoss(2)(grid, [truth], CELL, SIZE)
+    terms = YoloLoss(2, probability_loss="squared")(grid, [truth], CELL, SIZE)
     # IoU: 16 px wide boxes, 8 px apart: 8 / 24
     iou = 8 / 24
     assert terms["xy"].item() == pytest.approx(5 * 0.25**2, rel=1e-5)
     assert terms["wh"].item() == pytest.approx(0, abs=1e-10)
     assert terms["object"].item() == pytest.approx((0.6 - iou) ** 2, rel=1e-5)
     assert terms["no_object"].item() == pytest.approx(0.5 * 0.3**2, rel=1e-5)
+    assert terms["class"].item() == pytest.approx((0.5 - 1) ** 2 + 2 * 0.25**2, rel=1e-5)
+    terms = YoloLoss(2)(grid, [truth], CELL, SIZE)
+    assert terms["object"].item() == pytest.approx(-iou * math.log(0.6) - (1 - iou) * math.log(0.4), rel=1e-5)
+    assert terms["no_object"].item() == pytest.approx(-0.5 * math.log(0.7), rel=1e-5)
     assert terms["class"].item() == pytest.approx(-math.log(2 / 4), rel=1e-5)
-    squared = YoloLoss(2, class_loss="squared")(grid, [truth], CELL, SIZE)
-    assert squared["class"].item() == pytest.approx((0.5 - 1) ** 2 + 2 * 0.25**2, rel=1e-5)
 
 
 def test_the_square_roots_of_width_and_height_are_compared() -> None:
@@ -119,16 +121,16 @@ def test_a_box_that_fits_is_not_punished_though_another_answers() -> None:
     grid = empty_grid(b=1)
     grid[0, :5, 0, 0] = torch.tensor([1, 1, 1, 0.9, logit(0.8)])  # 64 x 52 px: IoU 0.81
     grid[0, :5, 0, 1] = torch.tensor([0, 1, 1, 0.7, logit(0.4)])  # 64 x 31 px: IoU 0.49
-    terms = YoloLoss(1)(grid, [truth], CELL, SIZE)
+    terms = YoloLoss(1, probability_loss="squared")(grid, [truth], CELL, SIZE)
     assert terms["no_object"].item() == pytest.approx(0.5 * 0.4**2, rel=1e-5)
-    terms = YoloLoss(1, good_enough=0.9)(grid, [truth], CELL, SIZE)
+    terms = YoloLoss(1, good_enough=0.9, probability_loss="squared")(grid, [truth], CELL, SIZE)
     assert terms["no_object"].item() == pytest.approx(0.5 * (0.4**2 + 0.8**2), rel=1e-5)
 
 
 def test_an_image_without_objects_only_punishes_confidence() -> None:
     grid = empty_grid()
     grid[0, 4, 1, 0] = logit(0.4)
-    terms = YoloLoss(2)(grid, [target([], [])], CELL, SIZE)
+    terms = YoloLoss(2, probability_loss="squared")(grid, [target([], [])], CELL, SIZE)
     assert {k: v.item() for k, v in terms.items() if k != "no_object"} == dict.fromkeys(
         ("xy", "wh", "object", "class"), 0
     )
@@ -177,6 +179,6 @@ def test_extreme_logits_stay_finite(scale: float) -> None:
     assert bool(torch.isfinite(grid.grad).all())
 
 
-def test_an_unknown_class_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="class_loss is 'hinge'"):
-        YoloLoss(2, class_loss="hinge")
+def test_an_unknown_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="probability_loss is 'hinge'"):
+        YoloLoss(2, probability_loss="hinge")
