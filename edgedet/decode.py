@@ -1,10 +1,12 @@
-"""From the raw values of a network's heads to boxes and scores, one definition per kind of head.
+"""From the raw values of a network's heads to what they mean, one definition per kind of head.
 
-A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size and
-gives dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any threshold
-or NMS. The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is
-traced and stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the
-reference of the CUDA kernels.
+A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size. Those
+of DECODERS give dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any
+threshold or NMS; those of MAP_DECODERS give a class per pixel of the network input.
+
+The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is traced and
+stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the reference of
+the CUDA kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from edgedet.boxes import Array, from_centre, namespace, sigmoid, softmax
 
@@ -70,10 +73,37 @@ def dense(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Array, Arr
     return heads["boxes"], heads["scores"]
 
 
+def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
+    """The most likely class of every pixel (Long et al. 2015, section 4; lecture, "Semantic segmentation").
+
+    Logits at a stride are first interpolated linearly to `size` (pixel centres at half coordinates), so
+    that a boundary may lie between the pixels of the stride. One logit instead of K says class 1 of two
+    where it is above 0, which is a sigmoid above 0.5. Ties go to the lower class.
+
+    Args:
+        heads: {"class_map": (N, h, w) integer}, a graph that took the argmax itself, as it is; or
+            {"class_logits": (N, K, h, w) float}.
+        size: (height, width) of the network input in pixels.
+
+    Returns:
+        (N, height, width) integer, indices into the classes.
+    """
+    if "class_map" in heads:
+        return heads["class_map"]
+    logits = _interpolated(heads["class_logits"], size)
+    if logits.shape[1] == 1:
+        return namespace(logits).where(logits[:, 0] > 0, 1, 0)
+    return logits.argmax(1)
+
+
 Decoder = Callable[..., tuple[Array, Array]]
+MapDecoder = Callable[..., Array]
 
 DECODERS: dict[str, Decoder] = {"yolo": yolo, "dense": dense}
 """What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
+
+MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}
+"""What it may name for tasks whose result is a class per pixel: the kinds of `edgedet.spec.MAP_KINDS`."""
 
 
 def _constant(like: Array, values: list[float]) -> Array:
@@ -89,3 +119,25 @@ def _cell_origins(like: Array, rows: int, cols: int) -> Array:
     flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
     xp = namespace(like)
     return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)
+
+
+def _interpolated(maps: Array, size: tuple[int, int]) -> Array:
+    """(N, K, h, w) -> (N, K, *size), linearly, pixel centres at half coordinates."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    xp = namespace(maps)
+    if xp is not np:
+        return xp.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    rows, cols = (_linear(n, wanted) for n, wanted in zip(maps.shape[2:], size, strict=True))
+    return rows @ maps @ cols.T
+
+
+def _linear(n: int, wanted: int) -> npt.NDArray[np.float32]:
+    """(wanted, n): each row weighs the one or two of n samples beside its own half-pixel centre."""
+    at = ((np.arange(wanted) + 0.5) * n / wanted - 0.5).clip(0, n - 1)
+    below = np.floor(at).astype(int)
+    weights = np.zeros((wanted, n), np.float32)
+    row = np.arange(wanted)
+    weights[row, below] = 1 - (at - below)
+    weights[row, np.minimum(below + 1, n - 1)] += at - below
+    return weights

@@ -1,6 +1,9 @@
 """The NMS contract, its numpy reference, and the way from output tensors to results.
 
-The contract, which every implementation in edgedet keeps (tests/conformance checks all that can run):
+Which way it is depends on `ModelSpec.decode.kind`: boxes and scores go through NMS to `Detections`, a
+class per pixel goes to the frame's size as a `SegmentationMap`.
+
+The NMS contract, which every implementation in edgedet keeps (tests/conformance checks all that can run):
 
 1. A candidate is a (box, class) pair with score > `score` (a score equal to the threshold is dropped).
 2. Only the `pre_nms` best candidates are looked at, by score; ties go to the lower index, where the
@@ -18,18 +21,21 @@ two equalities the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.boxes import area, intersection
-from edgedet.decode import DECODERS
-from edgedet.errors import EngineError, UnknownName
+from edgedet.decode import DECODERS, MAP_DECODERS
+from edgedet.errors import EngineError, SpecError, UnknownName
 from edgedet.preprocess import Placement
-from edgedet.results import Detections
+from edgedet.results import Detections, Result, SegmentationMap
 from edgedet.spec import ModelSpec, Thresholds
 
 Floats = npt.NDArray[np.float32]
+Outputs = Mapping[str, npt.NDArray[Any]]
+"""An engine's output tensors by name."""
 
 
 def nms(
@@ -98,13 +104,68 @@ def detections(boxes: Floats, scores: Floats, thresholds: Thresholds, placement:
     return Detections(found, scores[index, labels].astype(np.float32, copy=False), labels)
 
 
-def postprocess(
-    outputs: Mapping[str, Floats], spec: ModelSpec, placements: list[Placement]
-) -> list[Detections]:
-    """A batch of engine outputs, by tensor name -> one result per frame, in order of `placements`."""
-    decoder = DECODERS.get(spec.decode.kind)
-    if decoder is None:
-        raise UnknownName("decoder", spec.decode.kind, DECODERS)
+def postprocess(outputs: Outputs, spec: ModelSpec, placements: list[Placement]) -> list[Result]:
+    """A batch of engine outputs -> one result per frame, in order of `placements`.
+
+    Raises:
+        UnknownName: no such decoder. EngineError: values that no sound engine gives.
+    """
+    if spec.decode.kind in MAP_DECODERS:
+        return [*segment(outputs, spec, placements)]
+    return [*detect(outputs, spec, placements)]
+
+
+def detect(outputs: Outputs, spec: ModelSpec, placements: list[Placement]) -> list[Detections]:
+    """`postprocess` for a model that gives boxes; SpecError for one that gives maps."""
+    kind = spec.decode.kind
+    if kind in MAP_DECODERS:
+        raise SpecError(f"{spec.model!r} gives a class per pixel, no boxes.")
+    if kind not in DECODERS:
+        raise UnknownName("decoder", kind, [*DECODERS, *MAP_DECODERS])
     heads = {o.role: outputs[o.name] for o in spec.outputs}
-    boxes, scores = decoder(heads, spec.input.size, **spec.decode.parameters)
+    boxes, scores = DECODERS[kind](heads, spec.input.size, **spec.decode.parameters)
     return [detections(boxes[i], scores[i], spec.thresholds, p) for i, p in enumerate(placements)]
+
+
+def segment(outputs: Outputs, spec: ModelSpec, placements: list[Placement]) -> list[SegmentationMap]:
+    """`postprocess` for a model that gives a class per pixel; SpecError for any other.
+
+    Every map is an array of its own: results outlive the engine's buffers, and whoever gets one may keep it.
+    """
+    maps = class_maps(outputs, spec, len(placements))
+    return [SegmentationMap(p.map_to_frame(m)) for p, m in zip(placements, maps, strict=True)]
+
+
+def class_maps(outputs: Outputs, spec: ModelSpec, count: int) -> npt.NDArray[np.uint8]:
+    """The first `count` maps of a batch, checked: (count, height, width) uint8 at network size.
+
+    They may share the engine's buffers.
+
+    Raises:
+        SpecError: the model gives no maps. EngineError: a value that is not the index of a class, a map of
+            another size, or logits that are not finite.
+    """
+    decoder = MAP_DECODERS.get(spec.decode.kind)
+    if decoder is None:
+        raise SpecError(f"{spec.model!r} gives no class per pixel: it is a model for {spec.task}.")
+    heads = {o.role: outputs[o.name][:count] for o in spec.outputs}
+    if "class_map" not in heads and not np.isfinite(heads["class_logits"]).all():
+        raise EngineError(
+            "The network's output is not finite (NaN or infinity in the class logits).",
+            hint="The engine is broken or overflows in its precision: export again in FP32 and compare.",
+        )
+    maps = decoder(heads, spec.input.size, **spec.decode.parameters)
+    if maps.shape[1:] != spec.input.size or maps.dtype.kind not in "iu":
+        height, width = spec.input.size
+        raise EngineError(
+            f"The network's class map is {maps.dtype} {maps.shape}, "
+            f"expected integers ({count}, {height}, {width})."
+        )
+    low, high = (int(maps.min()), int(maps.max())) if maps.size else (0, 0)
+    if low < 0 or high >= len(spec.classes):
+        raise EngineError(
+            f"The network's class map has the value {low if low < 0 else high}, "
+            f"expected 0 to {len(spec.classes) - 1}.",
+            hint="The engine is broken, or the spec belongs to another graph: export the model again.",
+        )
+    return np.asarray(maps, np.uint8)

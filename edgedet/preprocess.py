@@ -43,6 +43,37 @@ class Placement:
         scale = np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
         return clip((boxes - offset) / scale, self.width, self.height)
 
+    @property
+    def inner(self) -> tuple[slice, slice]:
+        """The rows and columns of the network input that the frame fills; the rest is letterbox."""
+        w, h = round(self.width * self.scale_x), round(self.height * self.scale_y)
+        return slice(self.top, self.top + h), slice(self.left, self.left + w)
+
+    def map_to_frame(
+        self, classes: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Classes (height, width) uint8 of the network's pixels -> (H, W) uint8 of the frame's.
+
+        The letterbox is cut away; each pixel of the frame takes the class of the network's pixel whose
+        centre is nearest to its own (centres at half coordinates, as in preprocessing; where two are
+        equally near, either may be taken).
+
+        Args:
+            classes: at network size.
+            out: (H, W) uint8, contiguous, filled and returned; allocated if None.
+
+        Raises:
+            ValueError: `out` has another shape or type.
+        """
+        if out is None:
+            out = np.empty((self.height, self.width), np.uint8)
+        if out.shape != (self.height, self.width) or out.dtype != np.uint8:
+            raise ValueError(f"out: got {out.dtype} {out.shape}, expected uint8 {(self.height, self.width)}")
+        # EXACT is the half-pixel rule; OpenCV's plain NEAREST is shifted by up to half a pixel
+        size = (self.width, self.height)
+        cv2.resize(classes[self.inner], size, dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+        return out
+
 
 def place(width: int, height: int, spec: Input) -> Placement:
     """Where a frame of width x height pixels comes to lie under the spec's resize rule."""
@@ -101,9 +132,7 @@ class Preprocessor:
 
     def _inner(self, placement: Placement) -> npt.NDArray[np.uint8]:
         """The part of the canvas that the frame fills."""
-        w = min(self.spec.width, round(placement.width * placement.scale_x))
-        h = min(self.spec.height, round(placement.height * placement.scale_y))
-        return self._canvas[placement.top : placement.top + h, placement.left : placement.left + w]
+        return self._canvas[placement.inner]
 
 
 def _shrink(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -75,6 +77,20 @@ class SegmentationMap:
             raise ValueError(f"classes: got shape {self.classes.shape}, expected (H, W)")
         _expect("classes", self.classes, self.classes.shape, np.uint8)
 
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """(256,) int64: how many pixels each class has; counted once, so the map must not change after."""
+        height, width = self.classes.shape
+        rows = max(1, _EXACT // max(1, width))
+        counts = np.zeros(256, np.int64)
+        for top in range(0, height, rows):
+            strip = self.classes[top : top + rows]
+            counts += cv2.calcHist([strip], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+        return counts
+
+
+_EXACT = 1 << 24
+"""OpenCV counts in float32, which is exact up to here."""
 
 Result: TypeAlias = Detections | Instances | SegmentationMap
 

@@ -25,6 +25,12 @@ SPEC_KEY = "edgedet.spec"
 MAX_PRE_NMS = 2000
 """Small TensorRT devices look at no more boxes than this in an NMS; the contract promises no more."""
 
+MAP_KINDS = ("class_map",)
+"""Kinds of decoding that give a class per pixel (`edgedet.decode.MAP_DECODERS`), not boxes and scores."""
+
+MAX_MAP_CLASSES = 255
+"""A class map is uint8, and 255 stands for void in labelled data."""
+
 Task = Literal["detection", "semantic", "instance", "localisation"]
 Resize = Literal["stretch", "letterbox"]
 Colour = Literal["RGB", "BGR"]
@@ -74,7 +80,9 @@ class Output:
 
 @dataclass(frozen=True)
 class Decode:
-    """How output tensors become boxes and scores: a key of `edgedet.decode.DECODERS`, its parameters."""
+    """How output tensors become results: a key of `edgedet.decode.DECODERS` (boxes and scores) or
+    `MAP_DECODERS` (a class per pixel), and its parameters.
+    """
 
     kind: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -214,4 +222,31 @@ def _problem(spec: ModelSpec) -> str:
         return f"pre_nms is {t.pre_nms}, expected 1 to {MAX_PRE_NMS}"
     if t.max_detections <= 0:
         return f"max_detections is {t.max_detections}, expected at least 1"
+    return _map_problem(spec)
+
+
+def _map_problem(spec: ModelSpec) -> str:
+    """What is wrong with how a spec speaks of class maps; empty if nothing is."""
+    semantic, classes = spec.task == "semantic", len(spec.classes)
+    if semantic != (spec.decode.kind in MAP_KINDS):
+        return f"task {spec.task!r} and decode kind {spec.decode.kind!r} do not go together"
+    if not semantic:
+        return ""
+    if classes > MAX_MAP_CLASSES:
+        return f"it has {classes} classes, a class map at most {MAX_MAP_CLASSES}"
+    by_role = {o.role: o for o in spec.outputs}
+    if "class_map" in by_role:
+        out = by_role["class_map"]
+        if out.shape[1:] != spec.input.size or out.dtype not in ("uint8", "int32", "int64"):
+            return (
+                f"its class map is {out.dtype} {out.shape}, expected uint8, int32 or int64 of"
+                f" (N, {spec.input.height}, {spec.input.width})"
+            )
+    elif "class_logits" in by_role:
+        # one logit says which of two classes: a sigmoid instead of a softmax
+        shape, allowed = by_role["class_logits"].shape, (1, 2) if classes == 2 else (classes,)
+        if len(shape) != 4 or shape[1] not in allowed:
+            return f"its class logits are {shape}, expected (N, {' or '.join(map(str, allowed))}, h, w)"
+    else:
+        return "a semantic model needs an output of role class_map or class_logits"
     return ""
