@@ -44,6 +44,16 @@ def run(
     iou: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="NMS overlap allowed. [default: the model's]")
     ] = None,
+    tile: Annotated[
+        float | None,
+        typer.Option(
+            metavar="OVERLAP",
+            min=0.0,
+            max=0.75,
+            help="Run large frames in tiles at their own resolution that overlap by this share (0.25);"
+            " semantic models.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="End after this many frames.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads for inference. [default: the engine's choice]")
@@ -64,17 +74,22 @@ def run(
     Example: edgedet-run yolo-int8.onnx --source 0 --window
 
     Example: edgedet-run yolo-int8.onnx --source clip.mp4 --save out.mp4 --json-lines out.jsonl
+
+    Example: edgedet-run unet-int8.onnx --source aerial.mp4 --tile 0.25 --save out.mp4
     """
     from edgedet.runtime.engine import artifact_spec
     from edgedet.runtime.overlay import Overlay
     from edgedet.runtime.pipeline import Pipeline
-    from edgedet.runtime.predictor import open_predictor
+    from edgedet.runtime.predictor import CpuPredictor, open_predictor
     from edgedet.runtime.sources import open_source
+    from edgedet.runtime.tiles import TiledPredictor
     from edgedet.runtime.video_sinks import VideoFile, Window
 
     if json_output and json_lines == "-":
         raise UsageError("--json and --json-lines - would both write to stdout.", hint="Name a file for one.")
     spec = artifact_spec(Path(model))
+    if spec.task == "semantic" and not (score is None and iou is None):
+        raise UsageError(f"--score and --iou are for boxes; {spec.model!r} gives a class per pixel.")
     thresholds = replace(
         spec.thresholds,
         score=spec.thresholds.score if score is None else score,
@@ -92,7 +107,7 @@ def run(
     with ExitStack() as stack:
         opened = open_source(source)
         stack.callback(opened.close)
-        predictor = stack.enter_context(
+        predictor: CpuPredictor | TiledPredictor = stack.enter_context(
             open_predictor(
                 model,
                 thresholds=thresholds,
@@ -102,6 +117,8 @@ def run(
                 streams=streams or streams_for(opened.live),
             )
         )
+        if tile is not None:
+            predictor = TiledPredictor(predictor, overlap=tile)
         overlay = Overlay(spec.classes, caption=predictor.name) if save or window else None
         progress = _Progress(opened.frames, limit)
         pipeline = Pipeline(

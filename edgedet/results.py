@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -80,6 +79,8 @@ class SegmentationMap:
     @cached_property
     def pixels(self) -> npt.NDArray[np.int64]:
         """(256,) int64: how many pixels each class has; counted once, so the map must not change after."""
+        import cv2  # here, because this module is imported by all and this needed by few
+
         height, width = self.classes.shape
         rows = max(1, _EXACT // max(1, width))
         counts = np.zeros(256, np.int64)

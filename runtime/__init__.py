@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgedet.runtime.sinks import Callback, JsonLines, Null, Sink
     from edgedet.runtime.sources import Source, open_source
     from edgedet.runtime.stats import Histogram, Report, Timing
+    from edgedet.runtime.tiles import TiledPredictor
     from edgedet.runtime.video_sinks import VideoFile, Window
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "sinks": ("Callback", "JsonLines", "Null", "Sink"),
     "sources": ("Source", "open_source"),
     "stats": ("Histogram", "Report", "Timing"),
+    "tiles": ("TiledPredictor",),
     "video_sinks": ("VideoFile", "Window"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -51,6 +53,7 @@ __all__ = [
     "Request",
     "Sink",
     "Source",
+    "TiledPredictor",
     "Timing",
     "VideoFile",
     "Window",

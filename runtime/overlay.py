@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.results import Detections, Result
+from edgedet.results import Detections, Result, SegmentationMap
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_OPACITY = 0.5  # of a class's colour over the frame
+_CLEAR = "background"
 
 
 class Style:
@@ -48,6 +50,14 @@ class Overlay:
     def __init__(self, classes: Sequence[str], *, caption: str = "") -> None:
         self.classes = classes
         self.colours = [class_colour(i) for i in range(len(classes))]
+        self.palette = np.zeros((256, 1, 3), np.uint8)
+        """The colour of each value of a class map, as OpenCV's colour maps have them."""
+        self.palette[: len(classes), 0] = self.colours[:256]
+        self.clear = next((i for i, name in enumerate(classes) if name.casefold() == _CLEAR), None)
+        """The class that is not painted, where there is one."""
+        self.paint: Image = np.empty((0, 0, 3), np.uint8)
+        self.unpainted = np.empty((0, 0), np.bool_)
+        """Both as large as the frame: colours on their way into it, and where there are none."""
         self._caption = caption
         self._style = Style(1, 1)
         self._size = (0, 0)
@@ -62,6 +72,8 @@ class Overlay:
         if (height, width) != self._size:
             self._size = (height, width)
             self._style = Style(height, width)
+            self.paint = np.empty((height, width, 3), np.uint8)
+            self.unpainted = np.empty((height, width), np.bool_)
         PAINTERS[type(result)](image, result, self, self._style)
         if self._caption:
             self._draw_caption(image)
@@ -88,22 +100,57 @@ def draw_detections(image: Image, result: Result, overlay: Overlay, style: Style
         draw_label(image, f"{overlay.classes[label]} {score:.2f}", (x0, y0), colour, style)
 
 
+def draw_map(image: Image, result: Result, overlay: Overlay, style: Style) -> None:
+    """Each class's colour over its pixels, "background" left clear, and a legend of what is there.
+
+    Raises ValueError: the map is of another size than the frame.
+    """
+    assert isinstance(result, SegmentationMap)
+    if result.classes.shape != image.shape[:2]:
+        raise ValueError(f"classes: got shape {result.classes.shape}, expected {image.shape[:2]}")
+    paint, clear = overlay.paint, overlay.clear
+    cv2.applyColorMap(result.classes, overlay.palette, dst=paint)
+    if clear is not None and result.pixels[clear]:
+        np.equal(result.classes, clear, out=overlay.unpainted)
+        # mixed with itself the frame stays as it is
+        cv2.copyTo(image, overlay.unpainted.view(np.uint8), dst=paint)
+    cv2.addWeighted(image, 1 - _OPACITY, paint, _OPACITY, 0, dst=image)
+    _draw_legend(image, result, overlay, style)
+
+
+def _draw_legend(image: Image, result: SegmentationMap, overlay: Overlay, style: Style) -> None:
+    """At the lower left, the largest on top; the smallest are left out where the frame is too low."""
+    total = max(1, result.classes.size)
+    present = [k for k in np.argsort(-result.pixels, kind="stable").tolist() if result.pixels[k]]
+    texts = [f"{overlay.classes[k]} {100 * result.pixels[k] / total:.0f} %" for k in present]
+    step = _plate("0", style)[1]
+    texts = texts[: image.shape[0] // step]
+    for row, (k, text) in enumerate(zip(present, texts, strict=False)):
+        bottom = image.shape[0] - step * (len(texts) - 1 - row)
+        draw_label(image, text, (0, bottom), overlay.colours[k], style)
+
+
 Painter = Callable[[Image, Result, Overlay, Style], None]
 
-PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections}
+PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections, SegmentationMap: draw_map}
 """Type of result -> what draws it."""
 
 
 def draw_label(image: Image, text: str, anchor: tuple[int, int], colour: Colour, style: Style) -> None:
     """Text on a filled background that sits on `anchor` (x, y), moved so that it stays in the frame."""
     height, width = image.shape[:2]
-    (w, h), below = cv2.getTextSize(text, _FONT, style.font, style.weight)
-    w, h = w + 2 * style.pad, h + below + 2 * style.pad
+    w, h, below = _plate(text, style)
     x = max(0, min(anchor[0], width - w))
     y = max(0, min(anchor[1] - h, height - h))
     cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
     at = (x + style.pad, y + h - below - style.pad)
     cv2.putText(image, text, at, _FONT, style.font, text_colour(colour), style.weight, cv2.LINE_AA)
+
+
+def _plate(text: str, style: Style) -> tuple[int, int, int]:
+    """Width and height of a label's background, and how far its text reaches below the line."""
+    (w, h), below = cv2.getTextSize(text, _FONT, style.font, style.weight)
+    return w + 2 * style.pad, h + below + 2 * style.pad, below
 
 
 def class_colour(label: int) -> Colour:

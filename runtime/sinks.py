@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from edgedet.files import output_error
-from edgedet.results import Detections, Frame, Result
+from edgedet.results import Detections, Frame, Result, SegmentationMap
 from edgedet.spec import ModelSpec
 
 
@@ -79,9 +79,10 @@ class Callback(Sink):
 class JsonLines(Sink):
     """One JSON object per frame and line, flushed, so that readers can follow (`tail -f`, a pipe).
 
-    {"source", "frame" (index), "time" (seconds since the first line), and by the kind of result, for
-    detections "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first}. What the
-    source has to say comes as {"source", "notice"}.
+    {"source", "frame" (index), "time" (seconds since the first line), and by the kind of result:
+    detections "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first; a class
+    map "areas": [{"class", "pixels", "share" of the frame}], largest first}. What the source has to say
+    comes as {"source", "notice"}.
 
     Args:
         path: a file, written under its own name because lines are whole one by one; "-" is stdout.
@@ -140,7 +141,7 @@ class JsonLines(Sink):
 
 
 def describe(result: Result, classes: Sequence[str]) -> dict[str, Any]:
-    """A result as JSON values: scores to 4 digits, boxes to hundredths of a pixel."""
+    """A result as JSON values: scores and shares to 4 digits, boxes to hundredths of a pixel."""
     return DESCRIBERS[type(result)](result, classes)
 
 
@@ -153,7 +154,19 @@ def _describe_detections(result: Result, classes: Sequence[str]) -> dict[str, An
     return {"detections": [{"class": classes[k], "score": s, "box": b} for k, s, b in found]}
 
 
+def _describe_map(result: Result, classes: Sequence[str]) -> dict[str, Any]:
+    assert isinstance(result, SegmentationMap)
+    counts, total = result.pixels.tolist(), max(1, result.classes.size)
+    present = sorted((k for k, n in enumerate(counts) if n), key=lambda k: -counts[k])
+    return {
+        "areas": [
+            {"class": classes[k], "pixels": counts[k], "share": round(counts[k] / total, 4)} for k in present
+        ]
+    }
+
+
 DESCRIBERS: dict[type[Result], Callable[[Result, Sequence[str]], dict[str, Any]]] = {
-    Detections: _describe_detections
+    Detections: _describe_detections,
+    SegmentationMap: _describe_map,
 }
 """Type of result -> its JSON."""
