@@ -13,6 +13,7 @@ exits with `exit_code`.
     ├── DataError                   a data set, folder or file that cannot be used
     │   ├── EmptyDataset            nothing usable was found where data was expected
     │   ├── AnnotationError         a label file that cannot be read, with file and line
+    │   │   └── MaskError           a mask of classes that cannot be used, with the kind of problem
     │   └── ImageError              an image that cannot be decoded
     ├── TrainingError               a run that cannot start, resume or continue
     ├── ExportError                 a graph that cannot be written for its target
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -102,6 +104,16 @@ class AnnotationError(DataError):
         super().__init__(f"{place}: {reason}.", hint=hint)
         self.line = line
         self.reason = reason
+
+
+class MaskError(AnnotationError):
+    """A mask of classes cannot be used; says the file, the kind of problem (by which it is counted), why."""
+
+    def __init__(self, file: Path, kind: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(file, 0, f"{kind}: {detail}", hint=hint)
+        self.file = file
+        self.kind = kind
+        self.detail = detail
 
 
 class ImageError(DataError):

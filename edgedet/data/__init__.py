@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedet.data.dataset import Dataset
-from edgedet.data.sample import Problem, Problems, Sample, Truth
+from edgedet.data.sample import VOID, Problem, Problems, Sample, Truth
 from edgedet.errors import DataError, UnknownName, UsageError
 
-__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
+__all__ = ["VOID", "Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
 
-KINDS = ("voc", "coco", "yolo", "folder")
+KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "folder")
 """What may stand before the colon."""
 
 
@@ -23,7 +23,9 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
 
     Args:
         spec: `voc:PATH` (VOCdevkit, VOC2007, or a folder laid out like it), `coco:FILE.json` or
-            `coco:FOLDER`, `yolo:FOLDER` or `yolo:DATA.yaml`, `folder:PATH` (images without truth).
+            `coco:FOLDER`, `yolo:FOLDER` or `yolo:DATA.yaml`; with a class per pixel: `voc-seg:PATH`
+            (VOC's SegmentationClass), `masks:FOLDER` (CamVid, ISBI, Penn-Fudan, or images/ and masks/);
+            `folder:PATH` (images without truth).
         split: the part of the data set; ignored where the format knows none.
         classes: class names, where they are not to be taken from the data set.
 
@@ -56,6 +58,14 @@ def _open(kind: str, path: Path, split: str, classes: Sequence[str] | None) -> D
         from edgedet.data.yolo_txt import open_yolo
 
         return open_yolo(path, split, classes=classes)
+    if kind == "voc-seg":
+        from edgedet.data.voc import open_voc_masks
+
+        return open_voc_masks(path, split, classes=classes)
+    if kind == "masks":
+        from edgedet.data.masks import open_masks
+
+        return open_masks(path, split, classes=classes)
     if kind == "folder":
         from edgedet.data.folder import open_folder
 

@@ -18,6 +18,12 @@ MISSING_IMAGE = "missing image"
 BROKEN_IMAGE = "broken image"
 NO_LABELS = "no label file"
 DUPLICATE = "duplicate entry"
+NO_MASK = "missing mask"
+BROKEN_MASK = "unreadable mask"
+COLOUR_MASK = "mask of colours"
+MASK_SIZE = "mask of another size"
+UNKNOWN_LABEL = "label outside the classes"
+ALL_VOID = "all void"
 
 MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30
 """The largest image that OpenCV reads: what a label says beyond that is a slip."""

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.data.clean import BROKEN_IMAGE
-from edgedet.data.images import read_image
-from edgedet.data.sample import Problems, Sample, Truth
-from edgedet.errors import DataError, EmptyDataset, ImageError
+from edgedet.data.images import image_size, read_image
+from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
+from edgedet.errors import DataError, EmptyDataset, ImageError, MaskError
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,12 @@ class Dataset:
 
         Raises:
             ImageError: the image is absent, truncated or of another size than its labels; also noted in
-                `problems`, once.
+                `problems`, once. MaskError: as `class_map` raises it.
         """
         truth = self.truths[index]
-        image = cv2.cvtColor(self.image(index), cv2.COLOR_BGR2RGB)
-        return Sample(truth.id, np.asarray(image, np.uint8), truth.boxes, truth.labels, truth.ignore)
+        image = np.asarray(cv2.cvtColor(self.image(index), cv2.COLOR_BGR2RGB), np.uint8)
+        classes = None if truth.class_map is None else self._class_map(truth.class_map, image.shape[:2])
+        return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes)
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image `index` as (H, W, 3) uint8 BGR, what a camera would give. Raises as `load`."""
@@ -76,13 +77,50 @@ class Dataset:
             raise DataError(f"{self.name} has no instance masks for {self.truths[index].path.name}.")
         return source.read()
 
+    @property
+    def semantic(self) -> bool:
+        """Whether the truth is a class per pixel (it then has no boxes)."""
+        return any(t.class_map is not None for t in self.truths)
+
+    def class_map(self, index: int) -> npt.NDArray[np.uint8]:
+        """The class of each pixel of image `index`: (H, W) uint8, an index into `classes`, or `VOID`.
+
+        Raises:
+            DataError: the data set has none. ImageError: the image is not there to compare sizes with.
+            MaskError: the mask cannot be read, is of another size than its image, holds a label that is
+                no class, is a picture of colours instead of labels, or is void all over; also noted in
+                `problems`, once.
+        """
+        truth = self.truths[index]
+        if truth.class_map is None:
+            raise DataError(f"{self.name} has no class map for {truth.path.name}.")
+        try:
+            size = image_size(truth.path)
+        except ImageError as e:
+            self.problems.add(truth.path, BROKEN_IMAGE, e.message)
+            raise
+        return self._class_map(truth.class_map, size)
+
+    def _class_map(self, source: ClassMapSource, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        height, width = size
+        try:
+            return source.read((height, width))
+        except MaskError as e:
+            self.problems.add(e.file, e.kind, e.detail)
+            raise
+
     def fingerprint(self) -> str:
-        """sha256 (hex) of classes, image names and labels, in order; pixels are not read."""
+        """sha256 (hex) of classes, image names and labels, in order; the images' pixels are not read.
+
+        Masks of classes are labels: their files' names and bytes are covered, and what their values mean.
+        """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for truth in self.truths:
             digest.update(json.dumps([truth.path.name, len(truth.boxes)]).encode())
             for array, dtype in ((truth.boxes, "<f4"), (truth.labels, "<i8"), (truth.ignore, "?")):
                 digest.update(np.ascontiguousarray(array, dtype).tobytes())
+            if truth.class_map is not None:
+                digest.update(truth.class_map.identity().encode())
         return digest.hexdigest()
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,6 +55,23 @@ def read_image(path: Path, *, size: tuple[int, int] | None = None) -> npt.NDArra
     return image
 
 
+def read_stored(path: Path) -> npt.NDArray[Any]:
+    """An image file's samples as they are stored: (H, W), or (H, W, channels) BGR; uint8, uint16, ...
+
+    A palette PNG gives its indices, which OpenCV would replace by their colours. Grey levels of 1, 2 or
+    4 bits are spread over 0..255, as PNG defines them. EXIF orientation and transparency are not applied.
+
+    Raises:
+        ImageError: the file is absent, empty, truncated, or no image.
+    """
+    data = _bytes(path)
+    if not data.startswith(_PNG) or not _png_is_whole(data):
+        return _decode(path, data, cv2.IMREAD_UNCHANGED)
+    bare, spread = _without_palette(data)
+    samples = _decode(path, bare, cv2.IMREAD_UNCHANGED)
+    return samples // spread if spread > 1 else samples
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) as `read_image` returns them, from the header where that is enough.
 
@@ -86,7 +106,7 @@ def _bytes(path: Path, count: int = -1) -> bytes:
     return data
 
 
-def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8]:
+def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[Any]:
     if (data.startswith(_JPEG) and not _jpeg_is_whole(data)) or (
         data.startswith(_PNG) and not _png_is_whole(data)
     ):
@@ -102,7 +122,7 @@ def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[np.uint8]:
         raise ImageError(
             f"The image {path} cannot be decoded.", hint="Convert it to JPEG or PNG, or remove it."
         )
-    return np.asarray(image, np.uint8)
+    return np.asarray(image)
 
 
 def _jpeg_segments(data: bytes) -> list[tuple[int, int, int]]:
@@ -154,10 +174,31 @@ def _jpeg_header_size(data: bytes) -> tuple[int, int] | None:
 
 def _png_is_whole(data: bytes) -> bool:
     """Whether the chunks reach IEND. PNG specification, 5.3."""
+    return any(kind == b"IEND" for kind, _, _ in _png_chunks(data))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of each chunk that is there whole, its length and checksum included."""
     at = len(_PNG)
     while at + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
-        if kind == b"IEND":
-            return True
+        if at + 12 + length > len(data):
+            break
+        yield kind, at, at + 12 + length
         at += 12 + length
-    return False
+
+
+def _without_palette(data: bytes) -> tuple[bytes, int]:
+    """A PNG of nothing but its samples, palette indices called grey levels; and the indices' factor.
+
+    A decoder spreads grey levels of less than 8 bits over 0..255, so indices come out times that factor.
+    """
+    out, factor = [_PNG], 1
+    for kind, start, end in _png_chunks(data):
+        if kind == b"IHDR" and end - start == 25 and data[start + 17] == 3:  # colour type 3: a palette
+            header = data[start + 4 : start + 17] + b"\0" + data[start + 18 : start + 21]
+            out.append(data[start : start + 4] + header + struct.pack(">I", zlib.crc32(header)))
+            factor = 255 // ((1 << data[start + 16]) - 1) if data[start + 16] in (1, 2, 4) else 1
+        elif kind in (b"IHDR", b"IDAT", b"IEND"):
+            out.append(data[start:end])
+    return b"".join(out), factor

@@ -10,6 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+VOID = 255
+"""In a class map: nothing is said of this pixel. It is neither trained on nor measured."""
+
 
 class MaskSource(Protocol):
     """Where an image's instance masks come from; they are decoded only when asked for."""
@@ -22,8 +25,19 @@ class MaskSource(Protocol):
 class ClassMapSource(Protocol):
     """Where an image's class per pixel comes from (palette PNG, index PNG, ...); decoded when asked for."""
 
-    def read(self) -> npt.NDArray[np.uint8]:
-        """(H, W) uint8: an index into the data set's classes, 255 where nothing is said (void)."""
+    def read(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8: an index into the data set's classes, `VOID` where nothing is said.
+
+        Args:
+            size: (H, W) of the image it belongs to.
+
+        Raises:
+            MaskError: it cannot be read, is of another size, holds what is no class, or says nothing.
+        """
+        ...
+
+    def identity(self) -> str:
+        """What stands for it in the data set's fingerprint; the same on every machine."""
         ...
 
 
@@ -53,13 +67,16 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image with its truth. image (H, W, 3) uint8 RGB; the rest as in `Truth`."""
+    """An image with its truth. image (H, W, 3) uint8 RGB; class_map (H, W) uint8, an index into the data
+    set's classes or `VOID`, None where the data set has none; the rest as in `Truth`.
+    """
 
     id: str
     image: npt.NDArray[np.uint8]
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     ignore: npt.NDArray[np.bool_]
+    class_map: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

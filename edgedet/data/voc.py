@@ -2,11 +2,15 @@
 
 A data set is a folder with Annotations/, JPEGImages/ and ImageSets/Main/SPLIT.txt: VOC2007 itself, the
 VOCdevkit around it, or any other set in this layout.
+
+Its segmentation half is opened as `voc-seg:PATH`, a kind of its own: it has other images (the lists in
+ImageSets/Segmentation), other classes (background, then the 20) and another truth (a class per pixel, no
+boxes), so `voc:` with a switch would be two data sets under one name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -15,6 +19,8 @@ from edgedet.data import clean
 from edgedet.data.clean import BoxList, number
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.images import list_images
+from edgedet.data.mask_file import by_stem, class_map_truths
+from edgedet.data.mask_labels import labels_of
 from edgedet.data.sample import Problems, Truth
 from edgedet.errors import AnnotationError, DataError, UnknownName
 
@@ -31,6 +37,15 @@ OFFICIAL = {
 }
 """Images in the official detection splits: figures measured on other splits cannot be compared."""
 
+SEGMENTED = ("background", *CLASSES)
+"""The classes of VOC's palette masks, by index."""
+
+OFFICIAL_SEGMENTATION = {
+    "VOC2007": {"train": 209, "val": 213, "trainval": 422, "test": 210},
+    "VOC2012": {"train": 1464, "val": 1449, "trainval": 2913},
+}
+"""Images in the official segmentation splits."""
+
 
 def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
     """A VOC data set.
@@ -46,9 +61,9 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
         DataError: the folder is absent or not laid out like VOC. UnknownName: no such split.
         EmptyDataset: no image of the split can be used.
     """
-    root = _root(existing(path, "voc"))
+    root = _root(existing(path, "voc"), "voc", "Annotations")
     problems = Problems()
-    ids = _ids(root, split, problems)
+    ids = _ids(root, split, problems, "Main")
     annotations = {i: root / "Annotations" / f"{i}.xml" for i in ids}
     parsed: dict[str, Annotation] = {}
     for i, file in annotations.items():
@@ -65,8 +80,37 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
             problems.add(annotations[i], clean.MISSING_IMAGE, f"JPEGImages has no image {i}")
             continue
         truths.append(_truth(annotation, annotations[i], images[i], labels, problems))
-    notes = _notes(root.name, split, len(ids))
+    notes = _notes(root.name, split, len(ids), OFFICIAL)
     return Dataset(f"voc:{root.name} {split}", names, truths, problems, notes=notes)
+
+
+def open_voc_masks(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
+    """VOC's class segmentation: 21 classes, background first; 255, the border of objects, is void.
+
+    Args:
+        path: VOCdevkit, VOC20xx, or any folder with SegmentationClass, JPEGImages and ImageSets.
+        split: a name in ImageSets/Segmentation ("train", "val"), several joined by "+", or "all" for every
+            mask. classes.txt in the folder names other classes (edgedet.data.mask_labels).
+        classes: these classes only, in this order; pixels of others are void.
+
+    Raises:
+        DataError: the folder is absent, not laid out like this, or has none of `classes`.
+        AnnotationError: its classes.txt cannot be used. UnknownName: no such split.
+        EmptyDataset: no image of the split can be used.
+    """
+    root = _root(existing(path, "voc-seg"), "voc-seg", "SegmentationClass")
+    problems = Problems()
+    masks = by_stem(root / "SegmentationClass", problems)
+    ids = sorted(masks) if split == "all" else _ids(root, split, problems, "Segmentation")
+    own = root / "classes.txt"
+    text = own.read_text(encoding="utf-8-sig", errors="replace") if own.is_file() else "\n".join(SEGMENTED)
+    labels = labels_of(text, own)
+    if classes is not None:
+        labels = labels.only(classes, root)
+    images = by_stem(root / "JPEGImages", problems)
+    truths = class_map_truths(ids, images, masks, labels, problems, listed_in=root / "JPEGImages")
+    notes = _notes(root.name, split, len(ids), OFFICIAL_SEGMENTATION)
+    return Dataset(f"voc-seg:{root.name} {split}", labels.classes, truths, problems, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -142,29 +186,30 @@ def _truth(
     return found.truth(image)
 
 
-def _root(path: Path) -> Path:
-    """The folder that holds Annotations: the path, or the one VOC folder in it."""
-    if (path / "Annotations").is_dir():
+def _root(path: Path, kind: str, labels: str) -> Path:
+    """The folder that holds the folder `labels`: the path, or the one VOC folder in it."""
+    if (path / labels).is_dir():
         found = [path]
     else:
         found = sorted(
-            p.parent for pattern in ("*/Annotations", "VOCdevkit/*/Annotations") for p in path.glob(pattern)
+            p.parent for pattern in (f"*/{labels}", f"VOCdevkit/*/{labels}") for p in path.glob(pattern)
         )
     if len(found) > 1:
         names = ", ".join(str(p) for p in found)
-        raise DataError(f"voc:{path} holds several data sets.", hint=f"Name one of them: {names}.")
+        raise DataError(f"{kind}:{path} holds several data sets.", hint=f"Name one of them: {names}.")
     if not found or not (found[0] / "JPEGImages").is_dir():
+        others = "coco:, yolo: and folder:" if kind == "voc" else "masks: (images/ and masks/)"
         raise DataError(
-            f"voc:{path} is not laid out like PASCAL VOC: expected Annotations/, JPEGImages/ and ImageSets/.",
-            hint="Give the folder that holds Annotations; other formats are coco:, yolo: and folder:.",
+            f"{kind}:{path} is not laid out like PASCAL VOC: expected {labels}/, JPEGImages/ and ImageSets/.",
+            hint=f"Give the folder that holds {labels}; other formats are {others}.",
         )
     return found[0]
 
 
-def _ids(root: Path, split: str, problems: Problems) -> list[str]:
+def _ids(root: Path, split: str, problems: Problems, lists: str) -> list[str]:
     if split == "all":
         return sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
-    folder = root / "ImageSets" / "Main"
+    folder = root / "ImageSets" / lists
     ids: dict[str, None] = {}
     for part in split.split("+"):
         file = folder / f"{part}.txt"
@@ -179,9 +224,9 @@ def _ids(root: Path, split: str, problems: Problems) -> list[str]:
     return list(ids)
 
 
-def _notes(name: str, split: str, images: int) -> tuple[str, ...]:
+def _notes(name: str, split: str, images: int, splits: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
     """Where the split is not the one that published figures are measured on, say so."""
-    official = OFFICIAL.get(name)
+    official = splits.get(name)
     if official is None or (split == "test" and official.get(split) == images):
         return ()
     if official.get(split) == images:

@@ -1,4 +1,4 @@
-"""Accuracy of any callable on any data set: VOC's 11-point and every-point AP, COCO's AP."""
+"""Accuracy of any callable on any data set: VOC's and COCO's AP; Dice and IoU of a class per pixel."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from edgedet.evaluation.evaluate import (
     engine_predictor,
     evaluate,
 )
-from edgedet.evaluation.metrics import ClassMetrics, Metrics
+from edgedet.evaluation.evaluate_semantic import evaluate_semantic
+from edgedet.evaluation.metrics import ClassMetrics, ClassPixels, Metrics, SegmentationMetrics, Trimap
 
 __all__ = [
     "EVAL_THRESHOLDS",
     "ClassMetrics",
+    "ClassPixels",
     "Metrics",
     "Predict",
     "Predictor",
+    "SegmentationMetrics",
+    "Trimap",
     "engine_predictor",
     "evaluate",
+    "evaluate_semantic",
 ]

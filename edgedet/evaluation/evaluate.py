@@ -1,22 +1,25 @@
-"""Accuracy of anything that turns an image into detections: a torch model, an ONNX file, an engine."""
+"""Accuracy of anything that turns an image into detections: a torch model, an ONNX file, an engine.
+
+What evaluating takes for every task is here too: predictors, the walk over the images, classes by name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.data import Dataset, Truth
-from edgedet.errors import DataError, EmptyDataset, ImageError, MissingDependency
+from edgedet.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
 from edgedet.postprocess import postprocess
 from edgedet.preprocess import Preprocessor
-from edgedet.results import Detections
+from edgedet.results import Detections, Result
 from edgedet.spec import ModelSpec, Thresholds
 
 EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=100)
@@ -24,8 +27,10 @@ EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 
-Predict: TypeAlias = Callable[[Image], Detections]
-"""image (H, W, 3) uint8 BGR -> what was found in it, in its pixels."""
+T = TypeVar("T")
+
+Predict: TypeAlias = Callable[[Image], Result]
+"""image (H, W, 3) uint8 BGR -> what is in it, in its pixels: Detections or SegmentationMap."""
 
 
 class Engine(Protocol):
@@ -48,11 +53,11 @@ class Predictor:
     many: up to `batch` images at once -> one result each.
     """
 
-    many: Callable[[Sequence[Image]], list[Detections]]
+    many: Callable[[Sequence[Image]], Sequence[Result]]
     classes: tuple[str, ...]
     batch: int = 1
 
-    def __call__(self, image: Image) -> Detections:
+    def __call__(self, image: Image) -> Result:
         """One image: see `Predict`."""
         return self.many([image])[0]
 
@@ -93,39 +98,30 @@ def evaluate(
         progress: show a progress bar on stderr.
 
     Raises:
-        DataError: the data set has no truth, or no class in common with the model.
+        DataError: the data set has no boxes, or no class in common with the model; the model gives none.
         EmptyDataset: no image can be read. Unreadable ones are skipped, counted and noted.
     """
-    if not dataset.labelled:
+    if not dataset.labelled or dataset.semantic:
         raise DataError(
             f"{dataset.name} has no boxes to compare with.", hint="Evaluate on voc:, coco: or yolo: data."
         )
     names = tuple(classes if classes is not None else getattr(predict, "classes", dataset.classes))
     mapping, notes = match_classes(names, dataset)
     indices = spread(len(dataset), limit)
-    many = predict.many if isinstance(predict, Predictor) else lambda images: [predict(i) for i in images]
-    batch = predict.batch if isinstance(predict, Predictor) else 1
     detections: list[Detections] = []
     truths: list[Truth] = []
-    unread: list[str] = []
-    for chunk in _track(indices, batch, dataset.name, progress):
-        images: list[Image] = []
-        for i in chunk:
-            try:
-                images.append(dataset.image(i))
-            except ImageError as e:  # the data set notes it in its problems too
-                unread.append(e.message)
-                continue
-            truths.append(dataset.truths[i])
-        if images:
-            detections += [_relabel(found, mapping) for found in many(images)]
-    if not truths:
-        raise EmptyDataset(f"No image of {dataset.name} can be read; the first: {unread[0]}")
-
-    if len(indices) < len(dataset):
-        notes.append(f"measured on {len(indices)} of {len(dataset)} images")
-    if unread:
-        notes.append(f"{len(unread)} images could not be read; the first: {unread[0]}")
+    skipped: list[str] = []
+    for truth, result in predictions(
+        predict, dataset, indices, dataset.truths.__getitem__, skipped, progress
+    ):
+        if not isinstance(result, Detections):
+            raise DataError(
+                f"The model gives a {type(result).__name__}, not boxes to compare with {dataset.name}.",
+                hint="Evaluate a semantic model on masks: or voc-seg: data.",
+            )
+        truths.append(truth)
+        detections.append(_relabel(result, mapping))
+    notes += coverage(dataset, indices, skipped)
     known = sorted(set(mapping[mapping >= 0].tolist()))
     truths = [_only(t, known) for t in truths]
     found: CocoAP | None = None
@@ -140,7 +136,7 @@ def evaluate(
         data=dataset.name,
         fingerprint=dataset.fingerprint(),
         images=len(truths),
-        skipped=len(unread),
+        skipped=len(skipped),
         iou=iou,
         classes=tuple(
             _class_metrics(dataset.classes[k], curves[k], found.per_class[k] if found else None)
@@ -153,6 +149,56 @@ def evaluate(
         best_f1=best_f1,
         notes=(*notes, *dataset.notes),
     )
+
+
+def predictions(
+    predict: Predict | Predictor,
+    dataset: Dataset,
+    indices: Sequence[int],
+    truth: Callable[[int], T],
+    skipped: list[str],
+    progress: bool,
+) -> Iterator[tuple[T, Result]]:
+    """The truth and the prediction of each of these images that can be read.
+
+    Args:
+        predict: see `evaluate`; it gets as many images at once as it takes.
+        dataset: the images. indices: which of them.
+        truth: what is wanted of the truth of image `i`.
+        skipped: where the reason goes for each image that cannot be read or has no usable truth; the data
+            set notes it in its problems too.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        EmptyDataset: none can be read.
+    """
+    many = predict.many if isinstance(predict, Predictor) else lambda images: [predict(i) for i in images]
+    batch = predict.batch if isinstance(predict, Predictor) else 1
+    for chunk in _track(indices, batch, dataset.name, progress):
+        images: list[Image] = []
+        truths: list[T] = []
+        for i in chunk:
+            try:
+                image, known = dataset.image(i), truth(i)
+            except (ImageError, MaskError) as e:
+                skipped.append(e.message)
+                continue
+            images.append(image)
+            truths.append(known)
+        if images:
+            yield from zip(truths, many(images), strict=True)
+    if len(skipped) == len(indices):
+        raise EmptyDataset(f"No image of {dataset.name} can be read; the first: {skipped[0]}")
+
+
+def coverage(dataset: Dataset, indices: Sequence[int], skipped: Sequence[str]) -> list[str]:
+    """What a reader must know of the images that were left out."""
+    notes = []
+    if len(indices) < len(dataset):
+        notes.append(f"measured on {len(indices)} of {len(dataset)} images")
+    if skipped:
+        notes.append(f"{len(skipped)} images could not be read; the first: {skipped[0]}")
+    return notes
 
 
 def match_classes(names: Sequence[str], dataset: Dataset) -> tuple[npt.NDArray[np.int64], list[str]]:

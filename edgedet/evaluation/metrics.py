@@ -61,6 +61,64 @@ class Metrics:
         return json.dumps({"ap11": self.ap11, "ap_every": self.ap_every, **asdict(self)}, sort_keys=True)
 
 
+@dataclass(frozen=True)
+class ClassPixels:
+    """One class of a semantic model. truth, predicted: its pixels in either, those that count.
+
+    iou and dice in [0, 1], over all images together; None where the class is in neither.
+    """
+
+    name: str
+    truth: int
+    predicted: int
+    iou: float | None
+    dice: float | None
+
+
+@dataclass(frozen=True)
+class Trimap:
+    """The mean IoU of the pixels at most `radius` from a boundary of the truth; pixels: how many."""
+
+    radius: int
+    mean_iou: float
+    pixels: int
+
+
+@dataclass(frozen=True)
+class SegmentationMetrics:
+    """Accuracy of a class per pixel on one data set, void left out.
+
+    data, fingerprint, images, notes: as in `Metrics`; skipped: images that could not be read, or whose
+    masks could not be used; pixels: how many count; pixel_accuracy: the share of them that is right;
+    classes: those that model and data share; trimaps: by growing radius, if they were asked for.
+    """
+
+    data: str
+    fingerprint: str
+    images: int
+    skipped: int
+    pixels: int
+    pixel_accuracy: float
+    classes: tuple[ClassPixels, ...]
+    trimaps: tuple[Trimap, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes that are in truth or prediction, in [0, 1]."""
+        return _mean(c.iou for c in self.classes)
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice over the classes that are in truth or prediction, in [0, 1]."""
+        return _mean(c.dice for c in self.classes)
+
+    def to_json(self) -> str:
+        """One JSON object, the means `mean_iou` and `mean_dice` included; floats exact."""
+        means = {"mean_iou": self.mean_iou, "mean_dice": self.mean_dice}
+        return json.dumps({**means, **asdict(self)}, sort_keys=True)
+
+
 def _mean(values: Iterable[float | None]) -> float:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else 0.0

@@ -13,15 +13,17 @@ from edgedet.spec import Decode, Output
 
 @dataclass(frozen=True)
 class Targets:
-    """What a detector is trained on: one image's boxes.
+    """What a model is trained on: one image's boxes, or the class of each of its pixels.
 
     boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
-    neither to be found nor to be punished (VOC's "difficult", COCO's crowds).
+    neither to be found nor to be punished (VOC's "difficult", COCO's crowds). class_map (H, W) uint8 at
+    the network's input size, 255 = void: not trained on; None where the data has none.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
+    class_map: Tensor | None = None
 
 
 class Model(nn.Module, abc.ABC):
@@ -45,8 +47,11 @@ class Model(nn.Module, abc.ABC):
         """Add the model's late-training loss term with this weight (0 = none). Most models have none."""
 
     @abc.abstractmethod
-    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Heads of an input of `size` (height, width) -> boxes (N, A, 4) in its pixels, scores (N, A, K)."""
+    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Heads of an input of `size` (height, width) -> what is found in it, by role.
+
+        {"boxes": (N, A, 4) in its pixels, "scores": (N, A, K)} or {"class_map": (N, H, W) uint8}.
+        """
 
     @abc.abstractmethod
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from edgedet.data import Dataset as Source
 from edgedet.data.augment import apply
 from edgedet.data.sample import Sample
-from edgedet.errors import EmptyDataset, ImageError
+from edgedet.errors import EmptyDataset, ImageError, MaskError
 from edgedet.models.base import Targets
 
 Batch = tuple[Tensor, list[Targets], list[str]]
@@ -24,7 +24,7 @@ Batch = tuple[Tensor, list[Targets], list[str]]
 class Samples(Dataset[Any]):
     """Augmented samples by (epoch, index); the augmentation depends on seed, epoch and index alone.
 
-    An unreadable image is replaced by the next readable one, and said.
+    An unreadable image, or one whose mask cannot be used, is replaced by the next good one, and said.
     """
 
     def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
@@ -42,9 +42,9 @@ class Samples(Dataset[Any]):
         for step in range(len(self.source)):
             try:
                 return self.source.load((index + step) % len(self.source)), problem
-            except ImageError as e:
+            except (ImageError, MaskError) as e:
                 problem = problem or e.message
-        raise EmptyDataset(f"No image of {self.source.name} can be read; the first error: {problem}")
+        raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {problem}")
 
 
 class Order(Sampler[list[tuple[int, int]]]):

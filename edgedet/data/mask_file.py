@@ -1,0 +1,147 @@
+"""One mask file as a class map, checked: size, labels, and that it is no picture of colours."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.data import clean
+from edgedet.data.clean import BoxList
+from edgedet.data.images import list_images, read_stored
+from edgedet.data.mask_labels import Labels
+from edgedet.data.sample import VOID, Problems, Truth
+from edgedet.errors import ImageError, MaskError
+
+LOSSY = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """A file with one label per pixel (`edgedet.data.sample.ClassMapSource`); image: whose mask it is."""
+
+    path: Path
+    image: Path
+    labels: Labels
+
+    def read(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8: see `ClassMapSource`."""
+        stored = self._stored()
+        if stored.shape != size:
+            got, want = f"{stored.shape[1]}x{stored.shape[0]}", f"{size[1]}x{size[0]}"
+            raise MaskError(
+                self.path,
+                clean.MASK_SIZE,
+                f"it is {got}, but its image {self.image.name} is {want}",
+                hint="Export the mask at its image's size (resize masks with nearest neighbours only).",
+            )
+        counts = np.bincount(stored.reshape(-1), minlength=len(self.labels.table))
+        table = np.append(self.labels.table, np.full(len(counts) - len(self.labels.table), -1, np.int16))
+        wrong = np.flatnonzero((counts > 0) & (table < 0))
+        if len(wrong):
+            y, x = np.argwhere(stored == wrong[0])[0]
+            shown = ", ".join(str(v) for v in wrong[:8]) + (", ..." if len(wrong) > 8 else "")
+            raise MaskError(
+                self.path,
+                clean.UNKNOWN_LABEL,
+                f"{counts[wrong].sum()} pixels hold {shown} (the first at x {x}, y {y}), expected "
+                f"{self.labels.values()}",
+                hint="Give every value a name in classes.txt, or call it void there (edgedet.data.masks).",
+            )
+        if not counts[table != VOID].any():
+            raise MaskError(
+                self.path,
+                clean.ALL_VOID,
+                f"it says nothing of any of its {stored.size} pixels",
+                hint="Label something in it, or take the image out of the data set.",
+            )
+        return table[stored].astype(np.uint8)
+
+    def _stored(self) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+        """The labels as stored, (H, W)."""
+        try:
+            stored = read_stored(self.path)
+        except ImageError as e:
+            raise MaskError(self.path, clean.BROKEN_MASK, e.message.rstrip("."), hint=e.hint) from None
+        if self.path.suffix.lower() in LOSSY:
+            raise MaskError(
+                self.path,
+                clean.COLOUR_MASK,
+                "it is a JPEG, which changes labels when it compresses",
+                hint="Export the masks again, as PNG files of one channel.",
+            )
+        if stored.ndim == 3:
+            raise MaskError(self.path, clean.COLOUR_MASK, *_of_colours(stored))
+        if stored.dtype not in (np.uint8, np.uint16):
+            raise MaskError(
+                self.path,
+                clean.BROKEN_MASK,
+                f"its pixels are {stored.dtype}, expected 8-bit labels",
+                hint="Save the labels as 8-bit grey PNG.",
+            )
+        return stored
+
+    def identity(self) -> str:
+        """Name and bytes of the file, and what its values mean; the name alone if it cannot be read."""
+        digest = hashlib.sha256(self.path.name.encode())
+        digest.update(np.ascontiguousarray(self.labels.table, "<i2").tobytes())
+        with contextlib.suppress(OSError):  # said when it is read
+            digest.update(self.path.read_bytes())
+        return digest.hexdigest()
+
+
+def class_map_truths(
+    stems: Iterable[str],
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    labels: Labels,
+    problems: Problems,
+    *,
+    listed_in: Path,
+) -> list[Truth]:
+    """A truth for each of `stems` that has an image and a mask (of the same stem, or stem + "_mask").
+
+    What lacks one is noted in `problems`, an image that is not there under `listed_in`.
+    """
+    truths = []
+    for stem in stems:
+        image, mask = images.get(stem), masks.get(stem, masks.get(f"{stem}_mask"))
+        if image is None:
+            problems.add(listed_in, clean.MISSING_IMAGE, f"there is no image {stem}")
+        elif mask is None:
+            problems.add(image, clean.NO_MASK, f"no mask is called {stem} or {stem}_mask; left out")
+        else:
+            truths.append(
+                BoxList(image, None, problems).truth(image, class_map=MaskFile(mask, image, labels))
+            )
+    return truths
+
+
+def by_stem(folder: Path, problems: Problems) -> dict[str, Path]:
+    """The image files directly in a folder by their names without ending; the second of a name is noted."""
+    found: dict[str, Path] = {}
+    for file in list_images(folder):
+        if found.setdefault(file.stem, file) != file:
+            problems.add(file, clean.DUPLICATE, f"{found[file.stem].name} is used instead")
+    return found
+
+
+def _of_colours(stored: npt.NDArray[np.generic]) -> tuple[str, str]:
+    """What a mask of several channels seems to be, and (as the hint) how to make labels of it."""
+    colours = stored[..., :3]
+    if (colours == colours[..., :1]).all():
+        return (
+            f"it has {stored.shape[2]} equal channels, expected one of labels",
+            "Keep one channel: cv2.imwrite(mask, cv2.imread(mask)[..., 0]).",
+        )
+    different = len(np.unique(colours.reshape(-1, colours.shape[2]), axis=0))
+    return (
+        f"it has {stored.shape[2]} channels with {different} different colours, expected one channel of "
+        "labels (a palette mask that was read as RGB and saved again looks like this)",
+        "Use the palette file itself, or replace each colour by its class's number and save 8-bit grey PNG.",
+    )
