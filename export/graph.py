@@ -1,9 +1,9 @@
 """From a torch model to ONNX: the core (image -> heads) and, from the same core, the decoded graph.
 
 The core is exported and simplified once. What ends at the heads (TensorRT for RTX) is the core as it is;
-what ends at boxes and scores (CPU engines) is the core with the model's `decode` joined to its heads. So
-both forms hold the same nodes under the same names, one calibration serves both, and decode cannot get
-between Q and DQ: it is joined after quantisation.
+what ends at boxes and scores, or at a class map (CPU engines), is the core with the model's `decode` joined
+to its heads. So both forms hold the same nodes under the same names, one calibration serves both, and
+decode cannot get between Q and DQ: it is joined after quantisation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH = "batch"
 
 @dataclass(frozen=True)
 class Graphs:
-    """One model as graphs. `core` ends at the heads (`spec`), `decode` turns heads into boxes and scores."""
+    """One model as graphs. `core` ends at the heads (`spec`), `decode` turns heads into results."""
 
     spec: ModelSpec
     core: onnx.ModelProto
@@ -52,13 +52,13 @@ class Graphs:
 
     @property
     def decoded_spec(self) -> ModelSpec:
-        """The spec of `decoded()`: outputs boxes (N, A, 4) and scores (N, A, K), nothing left to decode."""
-        shapes = {o.name: _dims(o)[1:] for o in self.decode.graph.output}
-        outputs = (
-            Output("boxes", "boxes", (None, *shapes["boxes"])),
-            Output("scores", "scores", (None, *shapes["scores"])),
-        )
-        return self.spec.with_(outputs=outputs, decode=Decode("dense"))
+        """The spec of `decoded()`: boxes (N, A, 4) and scores (N, A, K), or a class map (N, H, W)."""
+        shapes = {o.name: (None, *_dims(o)[1:]) for o in self.decode.graph.output}
+        if "class_map" in shapes:
+            outputs = (Output("class_map", "class_map", shapes["class_map"], "uint8"),)
+            return self.spec.with_(outputs=outputs, decode=Decode("class_map"))
+        dense = Output("boxes", "boxes", shapes["boxes"]), Output("scores", "scores", shapes["scores"])
+        return self.spec.with_(outputs=dense, decode=Decode("dense"))
 
 
 def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
@@ -77,15 +77,14 @@ def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
     images = torch.zeros(2, 3, *spec.input.size)
     with torch.no_grad():
         heads = model(images)
+        results = [*model.decode(heads, spec.input.size)]
     if list(heads) != names:
         raise ExportError(
             f"{spec.model}'s forward returns {', '.join(heads)}; its spec names {', '.join(names)}.",
             hint="Make the model's outputs() list its heads in the order of forward's dictionary.",
         )
     core = _export(_Heads(model), (images,), [spec.input.name], names)
-    decode = _export(
-        _Decode(model, names, spec.input.size), tuple(heads.values()), names, ["boxes", "scores"]
-    )
+    decode = _export(_Decode(model, names, spec.input.size), tuple(heads.values()), names, results)
     decode = onnx.compose.add_prefix(decode, "decode/", rename_inputs=False, rename_outputs=False)
     spec = spec.with_(
         input=replace(spec.input, batch=None),
@@ -120,16 +119,19 @@ class _Heads(nn.Module):
 
 
 class _Decode(nn.Module):
-    """heads -> boxes, scores. Holds no parameters: the model is kept out of the module's children."""
+    """heads -> what `Model.decode` makes of them, as a tuple.
+
+    Holds no parameters: the model is kept out of the module's children.
+    """
 
     def __init__(self, model: Model, names: Sequence[str], size: tuple[int, int]) -> None:
         super().__init__()
-        self.run: Callable[..., tuple[Tensor, Tensor]] = model.decode
+        self.run: Callable[..., dict[str, Tensor]] = model.decode
         self.names = list(names)
         self.size = size
 
-    def forward(self, *heads: Tensor) -> tuple[Tensor, Tensor]:
-        return self.run(dict(zip(self.names, heads, strict=True)), self.size)
+    def forward(self, *heads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.run(dict(zip(self.names, heads, strict=True)), self.size).values())
 
 
 def _export(

@@ -36,6 +36,11 @@ class Entry:
 
 
 MODELS: dict[str, Entry] = {
+    "fcn": Entry("fcn", "edgedet.models.fcn:Fcn", "semantic", (256, 320)),
+    "unet": Entry("unet", "edgedet.models.unet:UNet", "semantic", (256, 320)),
+    "deeplabv3plus": Entry(
+        "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (256, 320)
+    ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
 }
 

@@ -73,9 +73,12 @@ class Backbone(nn.Module):
     """EfficientNet-Lite0 as a feature pyramid.
 
     Args:
-        strides: which of 2, 4, 8, 16, 32 to return features at.
+        strides: which of 2, 4, 8, 16, 32 to return features at; with a smaller `output_stride` those
+            beyond it come at that stride.
         pretrained: load the ImageNet weights (extra `train` installs them).
         frozen_norms: see `freeze_norms`. Without it, norms keep learning their statistics.
+        output_stride: 32, or 16 or 8: later strides become dilations of the same weights, "atrous"
+            convolution (Chen et al. 2018, arXiv:1802.02611, 3.1).
         frozen_stages: the stem and this many of the 7 stages keep their weights; they need no backward
             pass, and the largest feature maps of a step live there.
     """
@@ -87,10 +90,14 @@ class Backbone(nn.Module):
         pretrained: bool = True,
         frozen_norms: bool = True,
         frozen_stages: int = 2,
+        output_stride: int = 32,
     ) -> None:
         super().__init__()
         body = timm.create_model(
-            "tf_efficientnet_lite0", features_only=True, out_indices=tuple(STRIDES.index(s) for s in strides)
+            "tf_efficientnet_lite0",
+            features_only=True,
+            out_indices=tuple(STRIDES.index(s) for s in strides),
+            output_stride=output_stride,
         )
         if pretrained:
             state = imagenet_state()

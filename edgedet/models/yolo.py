@@ -33,16 +33,8 @@ from edgedet import decode as decoders
 from edgedet.boxes import area, giou, iou, pairwise_iou, to_centre
 from edgedet.models.backbones import Backbone
 from edgedet.models.base import Model, Targets
+from edgedet.models.layers import conv_norm_act
 from edgedet.spec import Decode, Output
-
-
-def conv_norm_act(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU6: the backbone's own vocabulary."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU6(inplace=True),
-    )
 
 
 class Yolo(Model):
@@ -120,9 +112,10 @@ class Yolo(Model):
         """From now on the loss has its "giou" term, with this weight."""
         self.criterion.refine = weight
 
-    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.decode.yolo`."""
-        return decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell, side=self.size)
+        boxes, scores = decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell, side=self.size)
+        return {"boxes": boxes, "scores": scores}
 
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """One grid."""

@@ -100,8 +100,8 @@ def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             self.model = Yolo(3, pretrained=False)
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            boxes, scores = self.model.decode(self.model(images), (96, 96))
-            return boxes, scores
+            results = self.model.decode(self.model(images), (96, 96))
+            return results["boxes"], results["scores"]
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "yolo.onnx"
