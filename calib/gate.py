@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgedet.errors import AccuracyGateFailed
 
 MAX_DROP = 0.5
-"""Points of AP that INT8 may lose (DESIGN: every model)."""
+"""Points of AP or mIoU that INT8 may lose (DESIGN: every model)."""
 
 MIN_AGREEMENT = 90.0
 """Percent, where there is no truth to measure AP with. Agreement counts every difference from FP32,
@@ -19,8 +19,8 @@ those that happen to be right too, so it is a coarser sieve than a drop of AP: s
 class Verdict:
     """What the gate found.
 
-    measure: "AP" or "agreement". reference and quantised: percent. allowed: the least that `quantised`
-    may be. `passed` is None where nothing could be measured.
+    measure: "AP", "mIoU" or "agreement". reference and quantised: percent. allowed: the least that
+    `quantised` may be. `passed` is None where nothing could be measured.
     """
 
     measure: str

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from edgedet.data import Dataset, open_dataset
 from edgedet.errors import UsageError
-from edgedet.evaluation import Metrics, Predictor, engine_predictor
-from edgedet.evaluation import evaluate as measure
+from edgedet.evaluation import Metrics, Predictor, SegmentationMetrics, engine_predictor, evaluate_semantic
+from edgedet.evaluation import evaluate as evaluate_boxes
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
 
@@ -25,7 +28,13 @@ def evaluate(
             metavar="MODEL...", help="ONNX files, checkpoints (.safetensors), or names of shipped models."
         ),
     ],
-    data: Annotated[str, typer.Option(help="voc:PATH, coco:FILE.json, coco:FOLDER or yolo:PATH.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="voc:PATH, coco:FILE.json, coco:FOLDER or yolo:PATH; masks:PATH or voc-seg:PATH for a class"
+            " per pixel."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
     engine: Annotated[
         EngineName, typer.Option(help="What runs the ONNX files; torch runs checkpoints.")
@@ -36,18 +45,36 @@ def evaluate(
     iou: Annotated[
         float, typer.Option(min=0.05, max=0.95, help="Overlap at which VOC's AP counts an object as found.")
     ] = 0.5,
+    trimap: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="Also the IoU this near to boundaries; may be repeated (masks)."
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
 ) -> None:
-    """Measure AP: VOC's 11-point and every-point, and COCO's. Several models are shown side by side.
+    """Measure AP (VOC's 11-point and every-point, COCO's), or IoU and Dice where the data is masks.
+
+    Several models are shown side by side.
 
     Example: edgedet-eval yolo.onnx yolo-int8.onnx --data voc:VOCdevkit --per-class
+
+    Example: edgedet-eval unet.onnx unet-int8.onnx --data masks:CamVid --split test --trimap 3
     """
     dataset = open_dataset(data, split)
-    results: dict[str, Metrics] = {}
+    if trimap and not dataset.semantic:
+        raise UsageError(f"--trimap is for masks; {dataset.name} has none.")
+
+    def measure(predict: Predictor) -> Metrics | SegmentationMetrics:
+        if dataset.semantic:
+            return evaluate_semantic(predict, dataset, limit=limit, trimaps=trimap or ())
+        return evaluate_boxes(predict, dataset, limit=limit, iou=iou)
+
+    results: dict[str, Metrics | SegmentationMetrics] = {}
     for name, model in zip(labels(models), models, strict=True):
         with opened(model, engine) as predict:
-            results[name] = measure(predict, dataset, limit=limit, iou=iou)
+            results[name] = measure(predict)
     if json_output:
         found = [{"model": name, **json.loads(m.to_json())} for name, m in results.items()]
         problems = {"counts": dataset.problems.counts(), "list": [str(p) for p in dataset.problems.items]}
@@ -103,16 +130,20 @@ def labels(models: Sequence[str]) -> list[str]:
     return list(models)
 
 
-def show(results: dict[str, Metrics], dataset: Dataset, *, per_class: bool) -> None:
+def show(results: Mapping[str, Metrics | SegmentationMetrics], dataset: Dataset, *, per_class: bool) -> None:
     """Tables on stdout; below them what a reader must know, and what was wrong with the data."""
     from rich.console import Console
 
-    from edgedet.evaluation.report import class_table, summary_table
+    from edgedet.evaluation.report import class_table, map_class_table, map_summary_table, summary_table
 
+    # of the data set's kind, as `evaluate` made them
+    tables: tuple[Callable[[Any], Table], Callable[[Any], Table]] = (summary_table, class_table)
+    if dataset.semantic:
+        tables = (map_summary_table, map_class_table)
     console = Console()
     if per_class:
-        console.print(class_table(results), "")
-    console.print(summary_table(results))
+        console.print(tables[1](results), "")
+    console.print(tables[0](results))
     notes = dict.fromkeys(note for m in results.values() for note in m.notes)
     for note in notes:
         console.print(f"note  {note}", soft_wrap=True, highlight=False, markup=False)

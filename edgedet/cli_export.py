@@ -35,7 +35,7 @@ def export(
     calib_data: Annotated[
         str | None,
         typer.Option(
-            help="Images to calibrate on: voc:PATH, coco:PATH, yolo:PATH or folder:PATH.",
+            help="Images to calibrate on: voc:, coco:, yolo:, masks:, voc-seg: or folder:PATH.",
             show_default="the calibration shipped with the weights",
         ),
     ] = None,
@@ -47,12 +47,12 @@ def export(
     eval_data: Annotated[
         str | None,
         typer.Option(
-            help="What the gate measures on: voc:, coco: or yolo: data for AP; folder:PATH or a video for"
-            " agreement with FP32.",
+            help="What the gate measures on: voc:, coco: or yolo: data for AP, masks: or voc-seg: data for"
+            " mIoU; folder:PATH or a video for agreement with FP32.",
             show_default="images held out from --calib-data",
         ),
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of AP that may be lost.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0, help="Points of AP or mIoU that may be lost.")] = 0.5,
     min_agreement: Annotated[
         float, typer.Option(min=0, max=100, help="Percent of agreement wanted where there is no truth.")
     ] = 90.0,

@@ -80,7 +80,7 @@ def run(
     from edgedet.runtime.engine import artifact_spec
     from edgedet.runtime.overlay import Overlay
     from edgedet.runtime.pipeline import Pipeline
-    from edgedet.runtime.predictor import CpuPredictor, open_predictor
+    from edgedet.runtime.predictor import Predictor, open_predictor
     from edgedet.runtime.sources import open_source
     from edgedet.runtime.tiles import TiledPredictor
     from edgedet.runtime.video_sinks import VideoFile, Window
@@ -107,7 +107,7 @@ def run(
     with ExitStack() as stack:
         opened = open_source(source)
         stack.callback(opened.close)
-        predictor: CpuPredictor | TiledPredictor = stack.enter_context(
+        whole = stack.enter_context(
             open_predictor(
                 model,
                 thresholds=thresholds,
@@ -117,8 +117,7 @@ def run(
                 streams=streams or streams_for(opened.live),
             )
         )
-        if tile is not None:
-            predictor = TiledPredictor(predictor, overlap=tile)
+        predictor: Predictor = whole if tile is None else TiledPredictor(whole, overlap=tile)
         overlay = Overlay(spec.classes, caption=predictor.name) if save or window else None
         progress = _Progress(opened.frames, limit)
         pipeline = Pipeline(

@@ -1,23 +1,30 @@
-"""How good an exported artifact is: AP where there is truth, agreement with FP32 where there is none."""
+"""How good an exported artifact is: AP or mIoU where there is truth, agreement with FP32 where there is none.
+
+A task is judged by its entry of ACCURACY: another task is another entry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.boxes import area
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
-from edgedet.errors import ImageError
-from edgedet.evaluation import engine_predictor, evaluate
+from edgedet.errors import DataError, ImageError
+from edgedet.evaluation import Predictor, engine_predictor, evaluate, evaluate_semantic
 from edgedet.evaluation.ap import every_point, match
+from edgedet.evaluation.segmentation import Confusion
+from edgedet.results import Detections, SegmentationMap
 from edgedet.runtime import Engine, open_source
+from edgedet.spec import Task
 
 Image: TypeAlias = npt.NDArray[np.uint8]
+R = TypeVar("R", Detections, SegmentationMap)
 Measure: TypeAlias = Callable[[Engine], float]
 """An engine -> percent."""
 
@@ -43,15 +50,25 @@ class Frames:
         return found
 
 
-def open_data(text: str, split: str) -> Dataset | Frames:
+def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Frames:
     """What `--eval-data` names: a data set (KIND:PATH), or a video file, folder or glob of images.
 
-    A data set without truth (`folder:`) becomes frames. Errors as `open_dataset` and `open_source`.
+    A data set without truth (`folder:`) becomes frames.
+
+    Raises:
+        DataError: its truth is not what a model for `task` gives. Others as `open_dataset`, `open_source`.
     """
     kind, colon, _ = text.partition(":")
     if colon and kind in KINDS:
         dataset = open_dataset(text, split)
         if dataset.labelled:
+            if dataset.semantic != (task == "semantic"):
+                has = "a class per pixel" if dataset.semantic else "boxes"
+                raise DataError(
+                    f"{dataset.name} has {has}, which the results of a model for {task} are not.",
+                    hint="Give masks: or voc-seg: for a semantic model, voc:, coco: or yolo: for a detector;"
+                    " folder:PATH or a video to measure agreement with FP32.",
+                )
             return dataset
         return Frames(dataset.name, _spread(len(dataset), MAX_FRAMES), dataset.image)
     source = open_source(text)
@@ -90,8 +107,7 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     images = frames.images()
     predict = engine_predictor(reference, reference.spec.thresholds)
     truths = []
-    for index, image in enumerate(images):
-        found = predict(image)
+    for index, found in enumerate(_results(predict, images, Detections)):
         whole = area(found.boxes) > 0  # what the frame's edge has cut away overlaps nothing, itself included
         boxes, marks = found.boxes[whole], found.labels[whole]
         truths.append(Truth(Path(str(index)), boxes, marks, np.zeros(len(boxes), bool)))
@@ -100,14 +116,88 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
         return None
 
     def measure(engine: Engine) -> float:
-        other = engine_predictor(engine)
-        detections = [other(image) for image in images]
+        detections = list(_results(engine_predictor(engine), images, Detections))
         total = 0.0
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             total += float(count) * (every_point(match(detections, truths, int(label))) or 0.0)
         return 100 * total / len(labels)
 
     return measure
+
+
+def mean_iou(dataset: Dataset, *, progress: bool) -> Measure:
+    """Mean IoU over the whole data set, void left out, in percent."""
+
+    def measure(engine: Engine) -> float:
+        return 100 * evaluate_semantic(engine_predictor(engine), dataset, progress=progress).mean_iou
+
+    return measure
+
+
+def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
+    """Agreement with a reference engine's class maps, in percent; None if no frame can be read.
+
+    The mean IoU between the two engines' maps, counted over all frames, of the classes that either has;
+    the reference itself has 100.
+    """
+    images = frames.images()
+    if not images:
+        return None
+    expected = list(_results(engine_predictor(reference), images, SegmentationMap))
+
+    def measure(engine: Engine) -> float:
+        counts = Confusion(len(engine.spec.classes))
+        found = _results(engine_predictor(engine), images, SegmentationMap)
+        for a, b in zip(expected, found, strict=True):
+            counts.add(a.classes, b.classes)
+        return 100 * float(np.nanmean(counts.iou()))
+
+    return measure
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How one task's results are judged.
+
+    short: the measure's name in tables; full: what it is; metric: its key in `ModelSpec.metrics`, before
+    "@data"; labelled: (data set, progress=) -> the measure against its truth; results: what two engines
+    agree on where there is none; agreement: the measure of that.
+    """
+
+    short: str
+    full: str
+    metric: str
+    labelled: Callable[..., Measure]
+    results: str
+    agreement: Callable[[Engine, Frames], Measure | None]
+
+
+_BOXES = Accuracy(
+    short="AP",
+    full="VOC 11-point AP at IoU 0.5",
+    metric="AP50_11point",
+    labelled=average_precision,
+    results="detections",
+    agreement=agreement,
+)
+_MAPS = Accuracy(
+    short="mIoU",
+    full="mean IoU, void left out",
+    metric="mIoU",
+    labelled=mean_iou,
+    results="class maps",
+    agreement=map_agreement,
+)
+
+ACCURACY: dict[Task, Accuracy] = {"detection": _BOXES, "localisation": _BOXES, "semantic": _MAPS}
+"""Task -> how its results are judged."""
+
+
+def _results(predict: Predictor, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
+    for image in images:
+        result = predict(image)
+        assert isinstance(result, kind), f"got {type(result).__name__}, expected {kind.__name__}"
+        yield result
 
 
 def _spread(length: int, limit: int) -> list[int]:

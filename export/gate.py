@@ -15,7 +15,7 @@ from edgedet.calib.images import CalibrationSet
 from edgedet.calib.qdq import quantisable_layers
 from edgedet.calib.sensitivity import rank
 from edgedet.data import Dataset
-from edgedet.export.accuracy import MAX_FRAMES, Frames, Measure, agreement, average_precision
+from edgedet.export.accuracy import ACCURACY, MAX_FRAMES, Frames, Measure
 from edgedet.export.order import Log, Order
 from edgedet.export.targets import Target
 from edgedet.preprocess import preprocess
@@ -33,7 +33,8 @@ Calibration = CalibrationSet | Scales | None
 class Yardstick:
     """How good FP32 is and how good anything else may be. `measure` is None where nothing can be measured.
 
-    kind: "AP" or "agreement"; data: where; reference, allowed: percent.
+    kind: "AP", "mIoU" or "agreement"; data: where; reference, allowed: percent; metric: the key under
+    which a spec says what was measured, empty where it is no accuracy.
     """
 
     kind: str = ""
@@ -41,6 +42,7 @@ class Yardstick:
     measure: Measure | None = None
     reference: float | None = None
     allowed: float | None = None
+    metric: str = ""
 
     def judge(self, engine: Engine) -> Verdict:
         """Measure an engine and compare."""
@@ -51,22 +53,24 @@ class Yardstick:
 def yardstick(
     order: Order, reference: Engine, evaluation: Eval, calibration: Calibration, log: Log
 ) -> Yardstick:
-    """AP where there is truth, else agreement with `reference` (FP32) on real frames, else nothing."""
+    """AP or mIoU where there is truth, else agreement with `reference` (FP32) on real frames, or nothing."""
+    task = ACCURACY[reference.spec.task]
     if isinstance(evaluation, Dataset):
-        measure = average_precision(evaluation, progress=log.talk.bars)
+        measure = task.labelled(evaluation, progress=log.talk.bars)
         found = measure(reference)
-        log.facts["accuracy"] = {"measure": "VOC 11-point AP at IoU 0.5", "data": evaluation.name}
-        return Yardstick("AP", evaluation.name, measure, found, found - order.max_drop)
+        log.facts["accuracy"] = {"measure": task.full, "data": evaluation.name}
+        return Yardstick(task.short, evaluation.name, measure, found, found - order.max_drop, task.metric)
     frames = frames_of(evaluation, calibration)
     if frames is None:
-        log.notes.append("accuracy: no images to measure on; give --eval-data voc:PATH, or a video")
+        log.notes.append("accuracy: no images to measure on; give --eval-data KIND:PATH, or a video")
         return Yardstick()
-    compared = agreement(reference, frames)
+    compared = task.agreement(reference, frames)
     if compared is None:
         log.notes.append(f"accuracy: FP32 finds nothing on {frames.name}; give other --eval-data")
         return Yardstick()
-    log.facts["accuracy"] = {"measure": "agreement with FP32's detections", "data": frames.name}
-    log.notes.append(f"agreement with FP32's detections on {frames.name}; labelled --eval-data gives AP")
+    what = f"agreement with FP32's {task.results}"
+    log.facts["accuracy"] = {"measure": what, "data": frames.name}
+    log.notes.append(f"{what} on {frames.name}; labelled --eval-data gives {task.short}")
     return Yardstick("agreement", frames.name, compared, 100.0, order.min_agreement)
 
 

@@ -50,7 +50,7 @@ def run(order: Order, talk: Talk) -> Report:
     with Staging(order.output) as staging:
         model, spec = _load(order, weights, log)
         # opened before any long work, so that a wrong path fails at once
-        evaluation = open_data(order.eval_data, "val") if order.eval_data else None
+        evaluation = open_data(order.eval_data, "val", spec.task) if order.eval_data else None
         calibration = open_calibration(order, weights, spec.input) if order.precision == "int8" else None
         graphs = _export(model, spec, log)
 
@@ -197,14 +197,14 @@ def _export(model: Model, spec: ModelSpec, log: Log) -> Graphs:
     log.talk.line(
         "export",
         f"ONNX opset {OPSET}, {total} nodes after simplification ({heads} to the heads);"
-        f" equals eager to {found.heads:.0e}, boxes to {found.boxes:.0e} px",
+        f" equals eager to {found.heads:.0e}, {found}",
     )
     log.facts["export"] = {
         "opset": OPSET,
         "nodes": total,
         "nodes to the heads": heads,
         "largest difference of heads": found.heads,
-        "largest difference of boxes, px": found.boxes,
+        "largest difference of results": found.results,
         "seconds": round(time.perf_counter() - started, 1),
     }
     return graphs
@@ -227,8 +227,8 @@ def _typed(
             return ruler.judge(engine)
 
     quantised, verdict = first_that_passes(iter(search or [plain]), judge, log)
-    if ruler.kind == "AP" and verdict.quantised is not None:
-        metrics = {f"AP50_11point@{ruler.data}": round(verdict.quantised / 100, 5)}
+    if ruler.metric and verdict.quantised is not None:
+        metrics = {f"{ruler.metric}@{ruler.data}": round(verdict.quantised / 100, 5)}
         files.typed(quantised, metrics, calibration)
     if search is not None:
         total, heads = len(quantised.int8) + len(quantised.float), len(files.graphs.spec.outputs)

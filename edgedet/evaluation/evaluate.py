@@ -68,7 +68,7 @@ def engine_predictor(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -
     prepare = Preprocessor(spec.input)
     batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
 
-    def many(images: Sequence[Image]) -> list[Detections]:
+    def many(images: Sequence[Image]) -> list[Result]:
         placements = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
         return postprocess(engine.infer({spec.input.name: batch}), spec, placements)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from edgedet.evaluation.metrics import Metrics
+from edgedet.evaluation.metrics import ClassPixels, Metrics, SegmentationMetrics
 
 
 def summary_table(results: Mapping[str, Metrics]) -> Table:
@@ -46,6 +46,49 @@ def class_table(results: Mapping[str, Metrics]) -> Table:
     if len(names) > 1:
         table.add_row("[bold]mean", "", "", *(f"[bold]{percent(m.ap11)}" for m in results.values()))
     return table
+
+
+def map_summary_table(results: Mapping[str, SegmentationMetrics]) -> Table:
+    """One row per model: the mean figures in percent, and the change of the mean IoU against the first."""
+    first = next(iter(results.values()))
+    table = Table(
+        title=f"{first.data}: {first.images} images", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("", overflow="fold")
+    bands = [f"IoU within {t.radius} px" for t in first.trimaps]
+    for heading in ("mean IoU", "mean Dice", "pixel accuracy", *bands):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if len(results) > 1:
+        table.add_column("change", justify="right", no_wrap=True)
+    for name, m in results.items():
+        row = [percent(v) for v in (m.mean_iou, m.mean_dice, m.pixel_accuracy)]
+        row += [percent(t.mean_iou) for t in m.trimaps]
+        if len(results) > 1:
+            row.append("" if m is first else f"{100 * (m.mean_iou - first.mean_iou):+.2f}")
+        table.add_row(name, *row)
+    return table
+
+
+def map_class_table(results: Mapping[str, SegmentationMetrics]) -> Table:
+    """One row per class: its share of the truth, and each model's IoU and Dice in percent."""
+    table = Table(title="IoU / Dice per class", title_justify="left", box=None, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    table.add_column("of the truth", justify="right")
+    for name in results:
+        table.add_column(name, justify="right", overflow="fold")
+    found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
+    first = next(iter(results.values()))
+    for label in dict.fromkeys(c.name for m in results.values() for c in m.classes):
+        figures = [_iou_dice(c.get(label)) for c in found.values()]
+        known = next(classes[label] for classes in found.values() if label in classes)
+        table.add_row(label, f"{percent(known.truth / max(1, first.pixels))} %", *figures)
+    means = (f"[bold]{percent(m.mean_iou)} / {percent(m.mean_dice)}" for m in results.values())
+    table.add_row("[bold]mean", "", *means)
+    return table
+
+
+def _iou_dice(figures: ClassPixels | None) -> str:
+    return "--" if figures is None else f"{percent(figures.iou)} / {percent(figures.dice)}"
 
 
 def percent(value: float | None) -> str:
