@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgedet.errors import TrainingError, UsageError
-from edgedet.models import parse_size
+from edgedet.models import parse_options, parse_size
 
 if TYPE_CHECKING:
     from edgedet.data import Dataset
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def train(
     model: Annotated[str, typer.Option(help="Which of the lecture's models, for example yolo.")],
-    data: Annotated[str, typer.Option(help="Training data: voc:PATH, coco:PATH or yolo:PATH.")],
+    data: Annotated[
+        str, typer.Option(help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")
     ] = None,
@@ -31,6 +33,14 @@ def train(
         typer.Option(
             help="Fine-tune: start from the layers of this file that fit, rather than from ImageNet's."
         ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="Of a semantic model: cross-entropy, dice+focal, ... [default: the recipe's]"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, an option of the model's class, e.g. variant=16s; repeatable."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
@@ -42,7 +52,7 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
     patience: Annotated[
         int | None,
-        typer.Option(min=0, help="Stop after this many validations without a better AP; 0 = never."),
+        typer.Option(min=0, help="Stop after this many validations without a better score; 0 = never."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load and augment.")] = 1,
@@ -77,6 +87,7 @@ def train(
     from edgedet.training.recipe import RECIPES, Recipe
     from edgedet.training.run_folder import RunFolder
 
+    chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
     given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience}
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     train_data = first(open_dataset(data, split), limit)
@@ -86,7 +97,7 @@ def train(
     keep_freed_memory()
     with join(device) as processes, deterministic(seed):
         pixels = parse_size(size) or entry(model).size
-        options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {})}
+        options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
         recipe = replace(recipe, model=options)
         network = build(model, len(train_data.classes), **options)
         fresh = start_from(network, weights) if weights else []
@@ -160,9 +171,8 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         smooth = 0.0
         for event in trainer.run():
             if "validation" in event:
-                console.print(
-                    f"epoch {event['validation']}: AP {event['ap11']:.4f} (best {event['best']:.4f})"
-                )
+                found = f"{trainer.task.score} {event['score']:.4f} (best {event['best']:.4f})"
+                console.print(f"epoch {event['validation']}: {found}")
                 continue
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
@@ -186,7 +196,8 @@ def finish(trainer: Trainer, json_output: bool) -> None:
             "model": trainer.spec.model,
             "epochs": done.epoch,
             "steps": done.step,
-            "best_ap11": done.best if done.best >= 0 else None,
+            "measure": trainer.task.score,
+            "best": done.best if done.best >= 0 else None,
             "best_epoch": done.best_epoch if done.best_epoch >= 0 else None,
             "weights": str(folder.best),
             "problems": problems.counts(),
@@ -202,7 +213,8 @@ def finish(trainer: Trainer, json_output: bool) -> None:
         )
     table.add_row("steps", f"{done.step} in {done.epoch} epochs")
     table.add_row(
-        "best AP", f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)"
+        f"best {trainer.task.score}",
+        f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)",
     )
     table.add_row("weights", str(folder.best))
     table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")

@@ -10,7 +10,7 @@ import numpy as np
 from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, Predictor
 from edgedet.postprocess import detections
 from edgedet.preprocess import Preprocessor
-from edgedet.results import Detections
+from edgedet.results import Result, SegmentationMap
 from edgedet.spec import ModelSpec, Thresholds
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ def torch_predictor(
     thresholds: Thresholds = EVAL_THRESHOLDS,
     batch: int = 16,
 ) -> Predictor:
-    """Preprocess -> `model.forward` and `model.decode` -> NMS, up to `batch` images at once, in eval mode.
+    """Preprocess -> `model.forward` and `model.decode` -> what `postprocess` gives, up to `batch` at once.
 
-    The model must be on `device` and stays there; its training mode is put back after each call.
+    The model must be on `device` and stays there; it runs in eval mode, and its training mode is put
+    back after each call.
     """
     import torch
 
     prepare = Preprocessor(spec.input)
     buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
 
-    def many(images: Sequence[Image]) -> list[Detections]:
+    def many(images: Sequence[Image]) -> list[Result]:
         placements = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
         inputs = torch.from_numpy(buffer[: len(images)]).to(device)
         training = model.training
@@ -44,9 +45,13 @@ def torch_predictor(
         try:
             with torch.inference_mode():
                 heads = model(inputs.contiguous(memory_format=torch.channels_last))
-                boxes, scores = (t.float().cpu().numpy() for t in model.decode(heads, spec.input.size))
+                found = {role: t.cpu() for role, t in model.decode(heads, spec.input.size).items()}
         finally:
             model.train(training)
+        if "class_map" in found:
+            maps = found["class_map"].numpy()
+            return [SegmentationMap(p.map_to_frame(m)) for p, m in zip(placements, maps, strict=True)]
+        boxes, scores = found["boxes"].float().numpy(), found["scores"].float().numpy()
         return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(placements)]
 
     return Predictor(many, spec.classes, batch)

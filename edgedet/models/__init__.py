@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +55,18 @@ def entry(name: str) -> Entry:
 
 
 def build(name: str, classes: int, **options: Any) -> Model:
-    """A model with fresh (or ImageNet) weights. `options` go to its constructor."""
+    """A model with fresh (or ImageNet) weights. `options` go to its constructor.
+
+    Raises:
+        UnknownName: no such model, or it has no such option. UsageError: an option's value is refused.
+    """
     module, _, attribute = entry(name).target.partition(":")
-    model: Model = getattr(importlib.import_module(module), attribute)(classes, **options)
+    kind = getattr(importlib.import_module(module), attribute)
+    known = [p for p in inspect.signature(kind).parameters if p != "classes"]
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of {name}", option, known)
+    model: Model = kind(classes, **options)
     return model
 
 
@@ -90,6 +101,23 @@ def check_size(name: str, size: tuple[int, int], stride: int) -> None:
             f"{name} cannot take {size[0]}x{size[1]} pixels: both sides must be multiples of {stride}.",
             hint=f"The nearest size is {near}.",
         )
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of a model as typed: ["variant=16s", "width=64"] -> {"variant": "16s", "width": 64}.
+
+    A value is read as JSON where it is some, as text otherwise. UsageError if there is no "=".
+    """
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--option {text!r} is not NAME=VALUE.", hint="For example --option width=64.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

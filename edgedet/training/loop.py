@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.data import Dataset
-from edgedet.data.augment import detection_transform
-from edgedet.errors import TrainingError
-from edgedet.evaluation import Metrics, evaluate
+from edgedet.errors import DataError, TrainingError
+from edgedet.evaluation import Metrics, SegmentationMetrics
 from edgedet.evaluation.predict_torch import torch_predictor
 from edgedet.models.base import Model
 from edgedet.spec import ModelSpec
@@ -37,6 +36,7 @@ from edgedet.training.processes import Processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
 from edgedet.training.state import Progress, load_into, save_state
+from edgedet.training.tasks import TRAINING
 
 
 @dataclass
@@ -75,9 +75,16 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
         self.amp_dtype = amp_dtype(self.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
+        self.task = TRAINING[self.spec.task]
+        for data in (self.train, self.val):
+            if data is not None and data.semantic != self.task.semantic:
+                has, needs = ("a class per pixel", "boxes")[:: 1 if data.semantic else -1]
+                raise DataError(
+                    f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
+                    hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
+                )
         fill = tuple(round(255 * m) for m in self.spec.input.mean)
-        assert len(fill) == 3
-        transform = detection_transform(self.spec.input.size, train=True, fill=fill)
+        transform = self.task.transform(self.spec.input.size, train=True, fill=fill)
         self.order = Order(
             len(self.train),
             self.recipe.batch,
@@ -168,17 +175,17 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, Any]:
-        """AP of the averaged weights, on the main process; every process learns the result."""
+        """The score of the averaged weights, on the main process; every process learns the result."""
         assert self.val is not None
-        metrics: Metrics | None = None
+        metrics: Metrics | SegmentationMetrics | None = None
         if self.processes.main:
             predict = torch_predictor(self.average, self.spec, device=self.processes.device)
-            metrics = evaluate(predict, self.val, limit=self.eval_limit, progress=False)
-        score = self.processes.broadcast(metrics.ap11 if metrics else 0.0)
+            metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
+        score = self.processes.broadcast(self.task.value(metrics) if metrics else 0.0)
         if score > self.progress.best:
             self.progress.best, self.progress.best_epoch = score, self.progress.epoch - 1
             self._save_best(metrics)
-        event = {"validation": self.progress.epoch - 1, "ap11": score, "best": self.progress.best}
+        event = {"validation": self.progress.epoch - 1, "score": score, "best": self.progress.best}
         if self.processes.main:
             self.folder.log_epoch(event | ({"metrics": json.loads(metrics.to_json())} if metrics else {}))
         return event
@@ -187,12 +194,13 @@ class Trainer:
         since = self.progress.epoch - 1 - self.progress.best_epoch
         return self.recipe.patience > 0 and since >= self.recipe.patience * self.eval_every
 
-    def _save_best(self, metrics: Metrics | None) -> None:
+    def _save_best(self, metrics: Metrics | SegmentationMetrics | None) -> None:
         if not self.processes.main:
             return
         spec = self.spec
         if metrics is not None and self.val is not None and self.eval_limit is None:
-            spec = spec.with_(metrics={f"AP50_11point@{self.val.name}": round(metrics.ap11, 6)})
+            key = f"{self.task.metric}@{self.val.name}"
+            spec = spec.with_(metrics={key: round(self.task.value(metrics), 6)})
         save_model(self.folder.best, self.average.state_dict(), spec, self.recipe.model)
 
     def _save_state(self) -> None:

@@ -20,7 +20,7 @@ class Recipe:
         warmup: steps of linear increase; then a cosine down to `final_lr` x lr.
         ema: decay of the averaged weights, which are what is evaluated and saved.
         clip: gradient norm limit.
-        patience: stop when the validation AP has not risen for this many evaluations; 0 = never.
+        patience: stop when the validation score has not risen for this many evaluations; 0 = never.
         refine: weight of the model's late loss term (YOLO: GIoU), 0 = none.
         refine_from: the epoch, counted from 0, it is added from.
         deploy: (height, width) the trained network is shipped at, if not the training size. Crops show

@@ -71,7 +71,7 @@ class RunFolder:
         """Note one validation."""
         self._append(self._epochs, [json.dumps(event)])
         if self._board is not None:
-            self._board.add_scalar("validation/ap11", event["ap11"], event["validation"])
+            self._board.add_scalar("validation/score", event["score"], event["validation"])
 
     def flush(self) -> None:
         """Write the noted steps; called just before a state file."""
