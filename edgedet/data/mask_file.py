@@ -76,7 +76,8 @@ class MaskFile:
                 hint="Export the masks again, as PNG files of one channel.",
             )
         if stored.ndim == 3:
-            raise MaskError(self.path, clean.COLOUR_MASK, *_of_colours(stored))
+            detail, hint = _of_colours(stored)
+            raise MaskError(self.path, clean.COLOUR_MASK, detail, hint=hint)
         if stored.dtype not in (np.uint8, np.uint16):
             raise MaskError(
                 self.path,

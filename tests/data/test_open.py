@@ -22,7 +22,7 @@ def test_unknown_kind():
         open_dataset("cocoo:somewhere")
 
 
-@pytest.mark.parametrize("kind", ["voc", "coco", "yolo", "folder"])
+@pytest.mark.parametrize("kind", ["voc", "coco", "yolo", "voc-seg", "masks", "folder"])
 def test_a_missing_path_suggests_the_close_one(tmp_path, kind):
     (tmp_path / "photos").mkdir()
     with pytest.raises(DataError, match=rf"{kind}:.*fotos.* does not exist. Did you mean .*photos"):
@@ -79,6 +79,7 @@ def test_masks_where_there_are_none(voc, obj):
 def test_no_torch():
     code = (
         "import sys, edgedet.data, edgedet.data.voc, edgedet.data.coco, edgedet.data.yolo_txt,"
-        "edgedet.data.folder, edgedet.evaluation, edgedet.cli_eval; sys.exit('torch' in sys.modules)"
+        "edgedet.data.folder, edgedet.data.masks, edgedet.evaluation, edgedet.cli_eval;"
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
