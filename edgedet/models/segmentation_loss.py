@@ -16,9 +16,9 @@ The first four are all w (1 - q_t)^gamma (-log q_t), q_t the probability of the 
 weight by class. That is how they generalise to K classes; what remains is the choice of w, below. Dice
 becomes the mean over the classes that occur in the truth.
 
-q never appears as such: with z = logit_t - logsumexp(other logits), or +-logit for a single one, q_t is
-sigmoid(z), so log q_t and log(1 - q_t) are logsigmoid(z) and logsigmoid(-z), finite with finite gradients
-for any finite logits.
+All but Dice see logarithms only: log q_t is log softmax. With z = logit_t - logsumexp(other logits), or
++-logit for a single one, q_t is sigmoid(z), so log(1 - q_t) is logsigmoid(-z): all finite, with finite
+gradients, at logits of 1e4 and more.
 
 Pixels whose truth is `VOID` count nowhere. Where all are void, every loss is 0 and so is its gradient.
 """
@@ -66,8 +66,8 @@ class CrossEntropy(Loss):
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """See Loss."""
-        z, _ = true_margin(logits, truth)
-        return _mean(-F.logsigmoid(z))
+        log_q, _ = log_likelihood(logits, truth)
+        return _mean(-log_q)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Weighted(Loss):
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """See Loss. UsageError if there are not as many weights as classes."""
-        z, label = true_margin(logits, truth)
+        log_q, label = log_likelihood(logits, truth)
         pair = self.beta if isinstance(self.beta, tuple) else (1.0, self.beta)
-        return _mean(-_by_class(self, "beta", pair, logits)[label] * F.logsigmoid(z))
+        return _mean(-_by_class(self, "beta", pair, logits)[label] * log_q)
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ class Balanced(Loss):
 
     def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
         """See Loss. UsageError if there are not as many weights as classes."""
-        z, label = true_margin(logits, truth)
+        log_q, label = log_likelihood(logits, truth)
         if self.beta is None:
-            counts = torch.bincount(label, minlength=_classes(logits)).to(z.dtype)
+            counts = torch.bincount(label, minlength=_classes(logits)).to(log_q.dtype)
             weights = 1 - counts / counts.sum().clamp(min=1)
         else:
             pair = self.beta if isinstance(self.beta, tuple) else (1 - self.beta, self.beta)
             weights = _by_class(self, "beta", pair, logits)
-        return _mean(-weights[label] * F.logsigmoid(z))
+        return _mean(-weights[label] * log_q)
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,15 @@ def parse_loss(text: str) -> SegmentationLoss:
         if names.count(name) > 1:
             raise UsageError(f"{text!r} names {name} twice.", hint="Give it once, with a factor.")
     return SegmentationLoss(terms)
+
+
+def log_likelihood(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """As `true_margin`, with log q_t in the place of z. For K >= 2 a third of its time."""
+    if logits.shape[1] == 1:
+        z, label = true_margin(logits, truth)
+        return F.logsigmoid(z), label
+    said = truth != VOID
+    return -F.cross_entropy(logits, truth, ignore_index=VOID, reduction="none")[said], truth[said]
 
 
 def true_margin(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
