@@ -48,8 +48,8 @@ def segmentation_transform(
     """What a semantic model sees of a sample: image and class map move together.
 
     Training: a window of the image at a random scale (DeepLab's 0.5 to 2; Chen et al. 2018, 4), which may
-    reach beyond it: there the image is `fill` and the map void; a horizontal flip; colour. Otherwise:
-    stretched to `size`.
+    reach beyond it: there the image is `fill` and the map void; a horizontal flip; last, the colours of all of it.
+    Otherwise: stretched to `size`.
 
     Args:
         size: (height, width) of the network's input.
@@ -69,7 +69,7 @@ def segmentation_transform(
     return v2.Compose(steps)
 
 
-class Stretch(v2.Transform):
+class Stretch(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
     """Resize to `size` (height, width): images smoothly, masks to the label at each pixel's centre.
 
     v2.Resize takes masks by torch's "nearest", which moves labels by half a pixel against their image.
