@@ -86,7 +86,7 @@ class SegmentationMap:
         counts = np.zeros(256, np.int64)
         for top in range(0, height, rows):
             strip = self.classes[top : top + rows]
-            counts += cv2.calcHist([strip], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+            counts += cv2.calcHist([strip], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         return counts
 
 

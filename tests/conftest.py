@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedet.spec import SPEC_KEY, Decode, Input, ModelSpec, Output, Precision
+from edgedet.spec import SPEC_KEY, Decode, Input, ModelSpec, Output, Precision, Resize, Role
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -96,3 +96,82 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.write(frame)
     writer.release()
     return path
+
+
+LEVELS = ("black", "dark", "bright", "white")
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A whole semantic network, pointwise: segmenter(...) -> an ONNX file that sorts pixels by their grey.
+
+    Class k of K is the k-th of K equal parts of 0..255. Options: size (height, width); resize; classes, of
+    which the graph always has 4 (two if binary); ends in "class_map" (of `dtype`), "class_logits" (at a
+    `stride`) or "binary" (one logit, above 0 in the brighter half); batch; `margin`: pixels within that of
+    the input's edges become class 0; `shift`: the classes' borders, in grey levels / 255.
+    """
+    onnx = pytest.importorskip("onnx", reason="needs onnx (extra export) to write a model")
+    folder = tmp_path_factory.mktemp("segmenters")
+    types = {"uint8": 2, "int32": 6, "int64": 7}
+
+    def make(
+        name: str = "grey",
+        *,
+        size: tuple[int, int] = (32, 48),
+        resize: Resize = "stretch",
+        classes: tuple[str, ...] = LEVELS,
+        end: str = "class_map",
+        dtype: str = "uint8",
+        stride: int = 1,
+        batch: int | None = 1,
+        margin: int = 0,
+        shift: float = 0.0,
+    ) -> Path:
+        height, width = size
+        node, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
+        # of the tangents of g^2 the highest at g is that of the nearest point: the middle of g's part
+        centres = (np.arange(4) + 0.5) / 4 + shift
+        slope, offset = (2 * centres, -(centres**2)) if end != "binary" else (np.ones(1), -np.full(1, 0.5))
+        edge = np.zeros((1, len(slope), height // stride, width // stride), np.float32)
+        if margin:
+            edge[:, 0] = 9
+            edge[:, 0, margin:-margin, margin:-margin] = 0
+        constants = {
+            "w": np.repeat(slope[:, None, None, None] / 3, 3, axis=1).astype(np.float32),
+            "b": offset.astype(np.float32),
+            "edge": edge,
+        }
+        nodes = [
+            node("Conv", ["images", "w", "b"], ["plain"], strides=[stride, stride]),
+            node("Add", ["plain", "edge"], ["class_logits"]),
+        ]
+        role: Role = "class_logits"
+        shape: tuple[int | None, ...] = (batch, *edge.shape[1:])
+        if end == "class_map":
+            nodes.append(node("ArgMax", ["class_logits"], ["index"], axis=1, keepdims=0))
+            nodes.append(node("Cast", ["index"], ["class_map"], to=types[dtype]))
+            role, shape = "class_map", (batch, height, width)
+        out = Output(role, role, shape, dtype if end == "class_map" else "float32")
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            nodes,
+            "grey",
+            [value("images", 1, [batch or "N", 3, height, width])],
+            [value(role, types.get(out.dtype, 1), [d or "N" for d in shape])],
+            [tensor(array, key) for key, array in constants.items()],
+        )
+        spec = ModelSpec(
+            "grey",
+            "semantic",
+            Input("images", height, width, (0.0,) * 3, (1.0,) * 3, resize=resize, batch=batch),
+            (out,),
+            Decode("class_map"),
+            classes,
+        )
+        made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+        onnx.helper.set_model_props(made, {SPEC_KEY: spec.to_json()})
+        path = folder / f"{name}.onnx"
+        onnx.save(made, path)
+        return path
+
+    return make

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from edgedet.boxes import sigmoid
-from edgedet.decode import DECODERS, yolo
+from edgedet.decode import DECODERS, class_map, yolo
 
 
 def logit(p: float) -> float:
@@ -64,3 +65,38 @@ def test_dense_passes_through() -> None:
     got = DECODERS["dense"]({"boxes": boxes, "scores": scores}, (32, 32))
     assert got[0] is boxes
     assert got[1] is scores
+
+
+def test_a_class_map_passes_through() -> None:
+    index = np.ones((1, 2, 3), np.uint8)
+    assert class_map({"class_map": index}, (2, 3)) is index
+
+
+def test_the_largest_logit_wins_and_a_tie_goes_to_the_lower_class() -> None:
+    logits = np.array([[[[1, 0, 2]], [[0, 5, 2]], [[0, 7, 1]]]], np.float32)  # (1, 3, 1, 3)
+    np.testing.assert_array_equal(class_map({"class_logits": logits}, (1, 3)), [[[0, 2, 0]]])
+    np.testing.assert_array_equal(
+        class_map({"class_logits": torch.from_numpy(logits)}, (1, 3)), [[[0, 2, 0]]]
+    )
+
+
+def test_one_logit_is_a_sigmoid() -> None:
+    logit = np.array([[[[-1, 0, 1e-6, 50]]]], np.float32)
+    np.testing.assert_array_equal(class_map({"class_logits": logit}, (1, 4)), [[[0, 0, 1, 1]]])
+    theirs = class_map({"class_logits": torch.from_numpy(logit)}, (1, 4))
+    np.testing.assert_array_equal(theirs, [[[0, 0, 1, 1]]])
+
+
+def test_logits_at_a_stride_are_interpolated_first() -> None:
+    # -1 and 3 on 4 pixels, centres at half coordinates: -1, 0, 2, 3
+    logit = np.array([[[[-1, 3]]]], np.float32)
+    np.testing.assert_array_equal(class_map({"class_logits": logit}, (1, 4)), [[[0, 0, 1, 1]]])
+
+
+@pytest.mark.parametrize("size", [(32, 48), (31, 50), (8, 12), (5, 7)])
+def test_numpy_and_torch_give_the_same_classes(size: tuple[int, int]) -> None:
+    logits = np.random.default_rng(2).normal(size=(2, 5, 8, 12)).astype(np.float32)
+    ours = class_map({"class_logits": logits}, size)
+    theirs = class_map({"class_logits": torch.from_numpy(logits)}, size)
+    assert ours.shape == (2, *size)
+    assert (ours == theirs.numpy()).mean() > 0.999  # two logits may be as good as equal

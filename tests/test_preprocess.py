@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgedet.preprocess import Preprocessor, halvings, place, preprocess
 from edgedet.spec import Colour, Input, Resize
@@ -106,3 +110,54 @@ def test_a_frame_shrunk_in_steps_is_close_to_one_average() -> None:
     once = cv2.resize(smooth, (96, 64), interpolation=cv2.INTER_AREA)[..., ::-1]
     levels = (out[0].transpose(1, 2, 0) * spec.std + spec.mean) * 255
     assert np.abs(levels - once).mean() < 3
+
+
+def allowed(position: float) -> set[int]:
+    """The pixels whose centre is nearest to a position: one, or the two beside it."""
+    nearest = round(position)
+    return {nearest - 1, nearest} if abs(position - nearest) < 1e-6 else {math.floor(position)}
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from(["stretch", "letterbox"]))
+@settings(max_examples=150, deadline=None)
+def test_a_map_comes_back_to_the_frame_by_nearest_centres(width: int, height: int, resize: Resize) -> None:
+    spec = make(resize)
+    placement = place(width, height, spec)
+    rows, cols = (np.mgrid[0:64, 0:96][i].astype(np.uint8) for i in (0, 1))
+    got_rows, got_cols = placement.map_to_frame(rows), placement.map_to_frame(cols)
+    assert got_rows.shape == got_cols.shape == (height, width)
+    assert (got_rows == got_rows[:, :1]).all()
+    assert (got_cols == got_cols[:1]).all()
+    for y, found in enumerate(got_rows[:, 0].tolist()):
+        assert found in allowed((y + 0.5) * placement.scale_y + placement.top)
+    for x, found in enumerate(got_cols[0].tolist()):
+        assert found in allowed((x + 0.5) * placement.scale_x + placement.left)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("shape", [(128, 192), (50, 400), (333, 100), (64, 96), (32, 48)])
+def test_what_was_seen_is_where_it_was(resize: Resize, shape: tuple[int, int]) -> None:
+    height, width = shape
+    image = np.zeros((height, width, 3), np.uint8)
+    image[height // 4 : height // 2, width // 4 : width // 2] = 255
+    out, placement = preprocess(image, make(resize, "BGR"))
+    seen = (out[0, 0] > 0).astype(np.uint8)  # white is 1, black -1
+    back = placement.map_to_frame(seen)
+    wrong = np.argwhere(back != (image[..., 0] > 0))
+    # a pixel of the network is as many of the frame's as it shrank
+    for axis, (length, scale) in enumerate(((height, placement.scale_y), (width, placement.scale_x))):
+        near = np.minimum(*(np.abs(wrong[:, axis] + 0.5 - length // n) for n in (4, 2)))
+        others = near > max(1, 1 / scale)
+        wrong = wrong[others]
+    assert len(wrong) == 0
+
+
+def test_a_map_goes_into_the_buffer_it_is_given() -> None:
+    placement = place(100, 50, make())
+    seen = np.random.default_rng(0).integers(0, 9, (64, 96)).astype(np.uint8)
+    buffer = np.full((50, 100), 255, np.uint8)
+    assert placement.map_to_frame(seen, buffer) is buffer
+    np.testing.assert_array_equal(buffer, placement.map_to_frame(seen))
+    for wrong in (np.empty((50, 99), np.uint8), np.empty((50, 100), np.int64)):
+        with pytest.raises(ValueError, match=r"expected uint8 \(50, 100\)"):
+            placement.map_to_frame(seen, wrong)

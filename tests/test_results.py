@@ -43,3 +43,13 @@ def test_masks_and_maps_are_validated() -> None:
         Instances(Detections.empty(), np.zeros((1, 4, 4), np.bool_))
     with pytest.raises(ValueError, match="classes: got"):
         SegmentationMap(np.zeros((4, 4, 1), np.uint8))
+
+
+def test_a_map_counts_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = np.random.default_rng(0).integers(0, 12, (70, 90)).astype(np.uint8)
+    found = SegmentationMap(classes)
+    assert found.pixels.dtype == np.int64
+    np.testing.assert_array_equal(found.pixels, np.bincount(classes.ravel(), minlength=256))
+    assert found.pixels is found.pixels
+    monkeypatch.setattr("edgedet.results._EXACT", 1000)  # in strips, as a very large map
+    np.testing.assert_array_equal(SegmentationMap(classes).pixels, found.pixels)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from edgedet.decode import DECODERS, MAP_DECODERS
 from edgedet.errors import SpecError
-from edgedet.spec import Decode, Input, ModelSpec, Output, Provenance, Thresholds
+from edgedet.spec import MAP_KINDS, Decode, Input, ModelSpec, Output, Provenance, Thresholds
 
 
 @pytest.fixture
@@ -87,3 +88,54 @@ def test_input_values_are_checked(spec: ModelSpec) -> None:
     raw["input"]["height"] = -1
     with pytest.raises(SpecError, match="expected positive integers"):
         ModelSpec.from_json(json.dumps(raw))
+
+
+def semantic(**changes: Any) -> ModelSpec:
+    given: dict[str, Any] = {
+        "model": "unet",
+        "task": "semantic",
+        "input": Input("images", 32, 48, (0.5,) * 3, (0.5,) * 3),
+        "outputs": (Output("class_map", "class_map", (None, 32, 48), "uint8"),),
+        "decode": Decode("class_map"),
+        "classes": ("road", "car", "sky"),
+    }
+    return ModelSpec(**given | changes)
+
+
+def logits(*shape: int | None) -> tuple[Output, ...]:
+    return (Output("class_logits", "class_logits", shape),)
+
+
+def test_class_maps_and_logits_are_described() -> None:
+    for spec in (
+        semantic(),
+        semantic(outputs=(Output("m", "class_map", (1, 32, 48), "int64"),)),
+        semantic(outputs=logits(None, 3, 8, 12)),
+        semantic(outputs=logits(None, 1, 32, 48), classes=("cell", "membrane")),
+        semantic(classes=tuple(map(str, range(255)))),
+    ):
+        assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decode": Decode("yolo")}, "task 'semantic' and decode kind 'yolo' do not go together"),
+        ({"task": "detection"}, "task 'detection' and decode kind 'class_map' do not go together"),
+        ({"classes": tuple(map(str, range(256)))}, "256 classes, a class map at most 255"),
+        ({"outputs": (Output("m", "class_map", (None, 16, 24), "uint8"),)}, r"expected .* \(N, 32, 48\)"),
+        ({"outputs": (Output("m", "class_map", (None, 32, 48)),)}, "class map is float32"),
+        ({"outputs": logits(None, 4, 8, 12)}, r"expected \(N, 3, h, w\)"),
+        ({"outputs": logits(None, 1, 8, 12)}, r"expected \(N, 3, h, w\)"),
+        ({"outputs": logits(None, 3, 8)}, "class logits are"),
+        ({"outputs": (Output("grid", "grid", (None, 3, 8, 12)),)}, "needs an output of role class_map"),
+    ],
+)
+def test_a_wrong_semantic_spec_is_a_named_error(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        semantic(**change)
+
+
+def test_the_kinds_of_maps_are_those_that_can_be_decoded() -> None:
+    assert set(MAP_KINDS) == set(MAP_DECODERS)
+    assert not set(MAP_KINDS) & set(DECODERS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 
 from edgedet.cli import run_verb
@@ -109,3 +111,53 @@ def test_labels_tell_files_apart():
     assert labels(["a/x.onnx", "b/x.onnx"]) == ["a/x.onnx", "b/x.onnx"]
     with pytest.raises(UsageError, match="given twice"):
         labels(["a/x.onnx", "a/x.onnx"])
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """One image of four greys in equal stripes, with their classes as the truth."""
+    levels = np.repeat(np.array([32, 96, 160, 224], np.uint8), 12)[None].repeat(32, axis=0)
+    for folder, picture in (("images", levels), ("masks", levels // 64)):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / folder / "a.png"), picture)
+    (tmp_path / "data" / "classes.txt").write_text("black\ndark\nbright\nwhite\n")
+    return f"masks:{tmp_path / 'data'}"
+
+
+@pytest.fixture
+def mappers(segmenter):
+    # the border between black and dark moved beyond 96 of 255: what is dark is said to be black
+    return [str(segmenter("eval-good")), str(segmenter("eval-off", shift=0.2))]
+
+
+def test_semantic_models_side_by_side(mappers, masks, capsys):
+    arguments = [*mappers, "--data", masks, "--split", "all", "--per-class", "--trimap", "2"]
+    assert run_verb("eval", arguments) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.split()}
+    # black and dark are said to be black, bright dark, white bright: 1/2, 0, 0, 0
+    assert rows["eval-good.onnx"] == ["100.00", "100.00", "100.00", "100.00"]
+    assert rows["eval-off.onnx"][:3] == ["12.50", "16.67", "25.00"]
+    assert rows["eval-off.onnx"][-1] == "-87.50"
+    assert rows["black"] == ["25.00", "%", "100.00", "/", "100.00", "50.00", "/", "66.67"]
+    assert rows["white"] == ["25.00", "%", "100.00", "/", "100.00", "0.00", "/", "0.00"]
+    assert "IoU within 2 px" in out
+
+
+def test_semantic_json(mappers, masks, capsys):
+    assert run_verb("eval", [mappers[1], "--data", masks, "--split", "all", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["results"]
+    assert found["mean_iou"] == pytest.approx(0.125)
+    assert [c["name"] for c in found["classes"]] == ["black", "dark", "bright", "white"]
+
+
+def test_models_and_data_of_different_tasks_are_named_errors(models, mappers, masks, bright, capsys):
+    for model, data, words in (
+        (models[0], masks, "DataError"),
+        (mappers[0], f"voc:{bright}", "DataError"),
+    ):
+        split = "all" if data == masks else "val"
+        assert run_verb("eval", [model, "--data", data, "--split", split]) == 1
+        assert words in capsys.readouterr().err
+    assert run_verb("eval", [models[0], "--data", f"voc:{bright}", "--trimap", "3"]) == 2
+    assert "--trimap is for masks" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -7,13 +8,25 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 from edgedet.boxes import area
 from edgedet.data import Dataset, Truth, open_dataset
-from edgedet.errors import SourceError, UnknownName
+from edgedet.errors import DataError, SourceError, UnknownName
 from edgedet.evaluation import engine_predictor
-from edgedet.export.accuracy import MAX_FRAMES, Frames, agreement, average_precision, open_data
+from edgedet.export.accuracy import (
+    ACCURACY,
+    MAX_FRAMES,
+    Frames,
+    agreement,
+    average_precision,
+    map_agreement,
+    open_data,
+)
+from edgedet.export.gate import yardstick
 from edgedet.export.graph import to_bytes, with_spec
+from edgedet.export.order import Log, Order
+from edgedet.export.talk import Talk
 from edgedet.runtime import open_engine
 
 
@@ -102,3 +115,73 @@ def test_what_does_not_exist(tmp_path):
         open_data(str(tmp_path / "none.mp4"), "val")
     with pytest.raises((UnknownName, SourceError)):
         open_data("vok:somewhere", "val")
+
+
+@pytest.fixture(scope="module")
+def mappers(segmenter):
+    """A semantic network, and the same with the borders between its classes moved."""
+    options = {"size": (48, 72)}
+    paths = segmenter("a", **options), segmenter("b", shift=0.03, **options)
+    opened = [open_engine(path, engine="onnxruntime") for path in paths]
+    yield opened
+    for engine in opened:
+        engine.close()
+
+
+def iou_by_hand(truths, maps, label):
+    both = sum(int(((t == label) & (m == label)).sum()) for t, m in zip(truths, maps, strict=True))
+    either = sum(int(((t == label) | (m == label)).sum()) for t, m in zip(truths, maps, strict=True))
+    return both / either if either else None
+
+
+def test_maps_agree_by_mean_iou(mappers, pictures):
+    frames = open_data(f"folder:{pictures}", "val", "semantic")
+    assert isinstance(frames, Frames)
+    measure = ACCURACY["semantic"].agreement(mappers[0], frames)
+    assert measure is not None
+    assert measure(mappers[0]) == pytest.approx(100)
+    first, second = ([engine_predictor(e)(i).classes for i in frames.images()] for e in mappers)
+    figures = [iou_by_hand(first, second, k) for k in range(4)]
+    known = [f for f in figures if f is not None]
+    assert measure(mappers[1]) == pytest.approx(100 * sum(known) / len(known))
+    assert 30 < measure(mappers[1]) < 95
+    assert map_agreement(mappers[0], Frames("nothing", [], frames.read)) is None
+
+
+def test_a_class_in_neither_map_does_not_count(mappers, tmp_path):
+    for i, level in enumerate((30, 220)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((48, 72, 3), level, np.uint8))
+    measure = map_agreement(mappers[0], open_data(f"folder:{tmp_path}", "val", "semantic"))
+    assert measure is not None
+    assert measure(mappers[1]) == pytest.approx(100)
+
+
+def test_mean_iou_in_percent(mappers, pictures, tmp_path):
+    """The first network's maps as the truth: it has 100, the other what the agreement says."""
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "classes.txt").write_text("\n".join(mappers[0].spec.classes))
+    for path in pictures.iterdir():
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(tmp_path / "images" / path.name), image)
+        cv2.imwrite(str(tmp_path / "masks" / path.name), engine_predictor(mappers[0])(image).classes)
+    dataset = open_data(f"masks:{tmp_path}", "all", "semantic")
+    assert isinstance(dataset, Dataset)
+    measure = ACCURACY["semantic"].labelled(dataset, progress=False)
+    frames = open_data(f"folder:{pictures}", "val", "semantic")
+    agreed = map_agreement(mappers[0], frames)
+    assert measure(mappers[0]) == pytest.approx(100)
+    assert measure(mappers[1]) == pytest.approx(agreed(mappers[1]))
+    with pytest.raises(DataError, match="has a class per pixel, which the results of a model for detection"):
+        open_data(f"masks:{tmp_path}", "all", "detection")
+
+
+def test_the_yardstick_of_a_semantic_model(mappers, pictures):
+    order = Order("grey", Path(), max_drop=0.5, min_agreement=80)
+    log = Log(Talk(Console(file=io.StringIO())))
+    frames = open_data(f"folder:{pictures}", "val", "semantic")
+    ruler = yardstick(order, mappers[0], frames, None, log)
+    assert (ruler.kind, ruler.reference, ruler.allowed, ruler.metric) == ("agreement", 100.0, 80, "")
+    assert ruler.judge(mappers[0]).passed is True
+    assert log.facts["accuracy"]["measure"] == "agreement with FP32's class maps"
+    assert "gives mIoU" in log.notes[0]

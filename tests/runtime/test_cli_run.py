@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.cli import run_verb
 from edgedet.runtime.machine import streams_for
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -152,3 +153,29 @@ def test_files_run_several_inferences_at_once(
     monkeypatch.setattr("edgedet.runtime.machine.cores", lambda: cores)
     assert streams_for(live=False) == streams
     assert streams_for(live=True) == 1
+
+
+def test_a_semantic_model_in_tiles_to_a_video_and_lines(
+    cli: Cli, segmenter: Callable[..., Path], clip: Path, tmp_path: Path
+) -> None:
+    model, video = segmenter("cli"), tmp_path / "out.mp4"
+    arguments = (model, "--source", clip, "--tile", "0.25", "--save", video, "--json-lines", "-")
+    done = cli("edgedet-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "tiles" in done.stderr
+    assert frames_of(video) == 40
+    first = json.loads(done.stdout.splitlines()[0])
+    assert {area["class"] for area in first["areas"]} >= {"dark", "bright"}
+    assert sum(area["pixels"] for area in first["areas"]) == 80 * 96
+
+
+def test_options_of_the_other_task_are_refused(
+    segmenter: Callable[..., Path], brightness: Path, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, option, value, words in (
+        (segmenter("cli"), "--score", "0.3", "--score and --iou are for boxes"),
+        (brightness, "--tile", "0.25", "Tiles need a semantic model"),
+        (segmenter("cli"), "--tile", "0.9", "--tile"),
+    ):
+        assert run_verb("run", [str(model), "--source", str(clip), option, value]) == 2
+        assert words in capsys.readouterr().err

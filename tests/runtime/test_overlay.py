@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgedet.results import Detections
+from edgedet.results import Detections, SegmentationMap
 from edgedet.runtime import Overlay
 from edgedet.runtime.overlay import Style, class_colour, draw_label, text_colour
 
@@ -98,3 +98,60 @@ def test_frames_may_change_their_size() -> None:
         image = blank(*size)
         overlay.draw(image, one((0, 0, size[1], size[0])))
         assert tuple(image[size[0] - 1, size[1] // 2]) == class_colour(3)
+
+
+def halves(height: int, width: int, left: int, right: int) -> SegmentationMap:
+    classes = np.full((height, width), right, np.uint8)
+    classes[:, : width // 2] = left
+    return SegmentationMap(classes)
+
+
+def mixed(label: int) -> np.ndarray:
+    return (127 + np.array(class_colour(label))) / 2
+
+
+def test_a_map_is_painted_in_its_classes_colours() -> None:
+    image = blank()
+    Overlay(CLASSES).draw(image, halves(240, 320, 4, 9))
+    np.testing.assert_allclose(image[10, 150], mixed(4), atol=1)
+    np.testing.assert_allclose(image[10, 170], mixed(9), atol=1)
+    np.testing.assert_allclose(image[230, 310], mixed(9), atol=1)
+
+
+def test_the_background_is_left_as_it_was() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    before = image.copy()
+    Overlay(("Background", "cell")).draw(image, halves(240, 320, 0, 1))
+    np.testing.assert_array_equal(image[:100, :160], before[:100, :160])
+    assert (image[:100, 160:] != before[:100, 160:]).any(axis=2).mean() > 0.95
+
+
+def test_the_legend_names_what_is_there_largest_on_top() -> None:
+    image = blank()
+    classes = np.full((240, 320), 2, np.uint8)
+    classes[:, 200:] = 5
+    Overlay(CLASSES).draw(image, SegmentationMap(classes))
+    colours = [tuple(row) for row in image[:, 1].tolist()]  # down the left edge of the plates
+    upper = [y for y, c in enumerate(colours) if c == class_colour(2)]
+    lower = [y for y, c in enumerate(colours) if c == class_colour(5)]
+    assert len(upper) >= 10
+    assert len(lower) >= 10
+    assert max(upper) < min(lower)
+    assert max(lower) == 239
+    assert class_colour(3) not in colours
+
+
+def test_a_legend_higher_than_the_frame_is_cut() -> None:
+    image = blank(48, 320)
+    classes = np.tile(np.arange(80, dtype=np.uint8), (48, 4))
+    Overlay(CLASSES).draw(image, SegmentationMap(classes))
+    plates = {tuple(c) for c in image[:, 1].tolist()} & {class_colour(k) for k in range(80)}
+    assert 1 <= len(plates) <= 4
+
+
+def test_a_map_of_another_size_is_refused() -> None:
+    overlay = Overlay(CLASSES)
+    for size in ((240, 320), (48, 64), (240, 320)):
+        overlay.draw(blank(*size), halves(*size, 1, 2))
+    with pytest.raises(ValueError, match=r"got shape \(48, 64\), expected \(240, 320\)"):
+        overlay.draw(blank(), halves(48, 64, 1, 2))

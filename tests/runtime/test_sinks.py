@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgedet.errors import OutputError, SinkError
-from edgedet.results import Detections, Frame
+from edgedet.results import Detections, Frame, SegmentationMap
 from edgedet.runtime import (
     Callback,
     CpuPredictor,
@@ -26,7 +26,7 @@ from edgedet.runtime import (
     open_source,
     read_spec,
 )
-from edgedet.runtime.sinks import Sink, Stream
+from edgedet.runtime.sinks import Sink, Stream, describe
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +210,18 @@ def test_a_damaged_video_gives_whole_outputs(predictor: CpuPredictor, bikes: Pat
     with pytest.raises(SourceError, match=r"^capture: 2 of 250 frames"):
         Pipeline(open_source(clip), predictor, [VideoFile(video)]).run()
     assert len(frames_of(video)) == 248
+
+
+def test_a_class_map_is_described_by_its_areas() -> None:
+    classes = np.full((30, 100), 2, np.uint8)
+    classes[:, :10] = 0
+    classes[0, 99] = 3
+    described = describe(SegmentationMap(classes), ("sky", "road", "tree", "car"))
+    assert described == {
+        "areas": [
+            {"class": "tree", "pixels": 2699, "share": 0.8997},
+            {"class": "sky", "pixels": 300, "share": 0.1},
+            {"class": "car", "pixels": 1, "share": 0.0003},
+        ]
+    }
+    assert json.loads(json.dumps(described)) == described
