@@ -48,7 +48,7 @@ def segmentation_transform(
     """What a semantic model sees of a sample: image and class map move together.
 
     Training: a window of the image at a random scale (DeepLab's 0.5 to 2; Chen et al. 2018, 4), which may
-    reach beyond it: there the image is `fill` and the map void; a horizontal flip; last, the colours of all of it.
+    reach beyond it: there the image is `fill` and the map void; a horizontal flip; last, colour.
     Otherwise: stretched to `size`.
 
     Args:
