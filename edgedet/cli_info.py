@@ -171,7 +171,9 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
     rows |= {
         "decode": f"{spec.decode.kind} {_text(dict(spec.decode.parameters))}".strip(),
         "classes": f"{len(spec.classes)}: {', '.join(spec.classes)}",
-        "thresholds": f"score > {t.score:g}, IoU <= {t.iou:g}, best {t.pre_nms}, at most {t.max_detections}"
+        "thresholds": ""
+        if spec.task == "semantic"
+        else f"score > {t.score:g}, IoU <= {t.iou:g}, best {t.pre_nms}, at most {t.max_detections}"
         + (", across classes" if t.class_agnostic else ""),
         "measured": ", ".join(f"{name} {value:.4f}" for name, value in spec.metrics.items()),
         "weights": p.weights_sha256,

@@ -28,7 +28,8 @@ _CLEAR = "background"
 class Style:
     """Sizes that follow the frame's, so that a label reads the same at 320 and at 4K.
 
-    line: width of a box in pixels; font: scale for OpenCV's fonts; pad: pixels around a text.
+    line: width of a box in pixels; font: scale for OpenCV's fonts; pad: pixels around a text; plate: height
+    of a label, the same for every text; below: from its text's base line to its lower edge.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -37,6 +38,9 @@ class Style:
         self.font = max(0.35, short / 1300)
         self.weight = max(1, round(short / 800))
         self.pad = max(2, round(short / 240))
+        (_, above), below = cv2.getTextSize("Ag|", _FONT, self.font, self.weight)
+        self.below = below + self.pad
+        self.plate = above + self.below + self.pad
 
 
 class Overlay:
@@ -122,12 +126,12 @@ def _draw_legend(image: Image, result: SegmentationMap, overlay: Overlay, style:
     """At the lower left, the largest on top; the smallest are left out where the frame is too low."""
     total = max(1, result.classes.size)
     present = [k for k in np.argsort(-result.pixels, kind="stable").tolist() if result.pixels[k]]
-    texts = [f"{overlay.classes[k]} {100 * result.pixels[k] / total:.0f} %" for k in present]
-    step = _plate("0", style)[1]
-    texts = texts[: image.shape[0] // step]
-    for row, (k, text) in enumerate(zip(present, texts, strict=False)):
-        bottom = image.shape[0] - step * (len(texts) - 1 - row)
-        draw_label(image, text, (0, bottom), overlay.colours[k], style)
+    present = present[: image.shape[0] // style.plate]
+    for above, k in enumerate(reversed(present)):
+        percent = round(100 * result.pixels[k] / total)
+        text = f"{overlay.classes[k]} {percent or '<1'} %"
+        colour = _BLACK if k == overlay.clear else overlay.colours[k]
+        draw_label(image, text, (0, image.shape[0] - above * style.plate), colour, style)
 
 
 Painter = Callable[[Image, Result, Overlay, Style], None]
@@ -139,18 +143,12 @@ PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections, Segmentati
 def draw_label(image: Image, text: str, anchor: tuple[int, int], colour: Colour, style: Style) -> None:
     """Text on a filled background that sits on `anchor` (x, y), moved so that it stays in the frame."""
     height, width = image.shape[:2]
-    w, h, below = _plate(text, style)
+    w, h = cv2.getTextSize(text, _FONT, style.font, style.weight)[0][0] + 2 * style.pad, style.plate
     x = max(0, min(anchor[0], width - w))
     y = max(0, min(anchor[1] - h, height - h))
     cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), colour, cv2.FILLED)
-    at = (x + style.pad, y + h - below - style.pad)
+    at = (x + style.pad, y + h - style.below)
     cv2.putText(image, text, at, _FONT, style.font, text_colour(colour), style.weight, cv2.LINE_AA)
-
-
-def _plate(text: str, style: Style) -> tuple[int, int, int]:
-    """Width and height of a label's background, and how far its text reaches below the line."""
-    (w, h), below = cv2.getTextSize(text, _FONT, style.font, style.weight)
-    return w + 2 * style.pad, h + below + 2 * style.pad, below
 
 
 def class_colour(label: int) -> Colour:
