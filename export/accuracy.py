@@ -107,16 +107,14 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     images = frames.images()
     predict = engine_predictor(reference, reference.spec.thresholds)
     truths = []
-    for index, found in enumerate(_results(predict, images, Detections)):
-        whole = area(found.boxes) > 0  # what the frame's edge has cut away overlaps nothing, itself included
-        boxes, marks = found.boxes[whole], found.labels[whole]
-        truths.append(Truth(Path(str(index)), boxes, marks, np.zeros(len(boxes), bool)))
+    for index, found in enumerate(map(_visible, _results(predict, images, Detections))):
+        truths.append(Truth(Path(str(index)), found.boxes, found.labels, np.zeros(len(found), bool)))
     labels = np.concatenate([t.labels for t in truths]) if truths else np.zeros(0, np.int64)
     if not len(labels):
         return None
 
     def measure(engine: Engine) -> float:
-        detections = list(_results(engine_predictor(engine), images, Detections))
+        detections = [_visible(d) for d in _results(engine_predictor(engine), images, Detections)]
         total = 0.0
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             total += float(count) * (every_point(match(detections, truths, int(label))) or 0.0)
@@ -191,6 +189,12 @@ _MAPS = Accuracy(
 
 ACCURACY: dict[Task, Accuracy] = {"detection": _BOXES, "localisation": _BOXES, "semantic": _MAPS}
 """Task -> how its results are judged."""
+
+
+def _visible(found: Detections) -> Detections:
+    """Without the boxes that the frame's edge has cut away: they overlap nothing, themselves included."""
+    there = area(found.boxes) > 0
+    return Detections(found.boxes[there], found.scores[there], found.labels[there])
 
 
 def _results(predict: Predictor, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
