@@ -28,8 +28,11 @@ MAX_PRE_NMS = 2000
 MAP_KINDS = ("class_map",)
 """Kinds of decoding that give a class per pixel (`edgedet.decode.MAP_DECODERS`), not boxes and scores."""
 
-MAX_MAP_CLASSES = 255
-"""A class map is uint8, and 255 stands for void in labelled data."""
+VOID = 255
+"""In a class map of labelled data: nothing is said of this pixel. It is neither trained on nor measured."""
+
+MAX_MAP_CLASSES = VOID
+"""A class map is uint8, and one value stands for void."""
 
 Task = Literal["detection", "semantic", "instance", "localisation"]
 Resize = Literal["stretch", "letterbox"]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedet.data.dataset import Dataset
-from edgedet.data.sample import VOID, Problem, Problems, Sample, Truth
+from edgedet.data.sample import Problem, Problems, Sample, Truth
 from edgedet.errors import DataError, UnknownName, UsageError
 
-__all__ = ["VOID", "Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
+__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
 
 KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "folder")
 """What may stand before the colon."""

@@ -15,8 +15,9 @@ from edgedet.data import clean
 from edgedet.data.clean import BoxList
 from edgedet.data.images import list_images, read_stored
 from edgedet.data.mask_labels import Labels
-from edgedet.data.sample import VOID, Problems, Truth
+from edgedet.data.sample import Problems, Truth
 from edgedet.errors import ImageError, MaskError
+from edgedet.spec import VOID
 
 LOSSY = (".jpg", ".jpeg")
 

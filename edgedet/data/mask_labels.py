@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.data.sample import VOID
 from edgedet.errors import AnnotationError, DataError
+from edgedet.spec import VOID
 
 VOID_NAME = "void"
 

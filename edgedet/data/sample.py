@@ -10,9 +10,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-VOID = 255
-"""In a class map: nothing is said of this pixel. It is neither trained on nor measured."""
-
 
 class MaskSource(Protocol):
     """Where an image's instance masks come from; they are decoded only when asked for."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.data import VOID, Dataset
+from edgedet.data import Dataset
 from edgedet.errors import DataError
 from edgedet.evaluation.evaluate import (
     Predict,
@@ -21,6 +21,7 @@ from edgedet.evaluation.evaluate import (
 from edgedet.evaluation.metrics import ClassPixels, SegmentationMetrics, Trimap
 from edgedet.evaluation.segmentation import Confusion, trimap
 from edgedet.results import SegmentationMap
+from edgedet.spec import VOID
 
 
 def evaluate_semantic(

@@ -37,9 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from edgedet.errors import DataError, UnknownName, UsageError
-
-VOID = 255
-"""The label of pixels of which nothing is said (edgedet.data.sample.VOID, which models may not import)."""
+from edgedet.spec import VOID
 
 Weights: TypeAlias = float | tuple[float, ...]
 """One number says how class 1 of two is weighted against class 0; several are one weight for each class."""

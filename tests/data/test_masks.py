@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedet.data import VOID, open_dataset
+from edgedet.data import open_dataset
 from edgedet.data.images import read_stored
 from edgedet.data.mask_labels import labels_of
 from edgedet.errors import AnnotationError, DataError, EmptyDataset, MaskError, UnknownName
+from edgedet.spec import VOID
 
 SIZE = (48, 64)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import dice as scipy_dice
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from edgedet.errors import DataError, UnknownName, UsageError
-from edgedet.models.segmentation_loss import LOSSES, VOID, SegmentationLoss, Weighted, parse_loss
+from edgedet.models.segmentation_loss import LOSSES, SegmentationLoss, Weighted, parse_loss
+from edgedet.spec import VOID
 
 
 def logit(q: float) -> float:
@@ -326,9 +326,3 @@ def test_a_truth_that_does_not_fit_is_named() -> None:
         value("dice", logits, truth[:1])
     with pytest.raises(UsageError, match="do not belong"):
         value("dice", logits, truth[0])
-
-
-def test_void_is_the_data_sets() -> None:
-    sample = pytest.importorskip("edgedet.data.sample")
-    assert sample.VOID == VOID
-    assert np.uint8(VOID) == VOID
