@@ -65,7 +65,7 @@ def test_loss_falls_on_one_batch(name: str) -> None:
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
     x, truth = images((128, 128)), targets()
     losses = []
-    for _ in range(12):
+    for _ in range(20):
         terms = model.loss(model(x), truth)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
