@@ -119,7 +119,7 @@ def yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="yolo",
         task="detection",
         input=Input("images", 96, 96, (0.498,) * 3, (0.502,) * 3, batch=1),
-        outputs=(Output("boxes", "boxes", (1, 18, 4)), Output("scores", "scores", (1, 18, 3))),
+        outputs=(Output("boxes", "boxes", (1, 72, 4)), Output("scores", "scores", (1, 72, 3))),
         decode=Decode("dense"),
         classes=("a", "b", "c"),
         thresholds=Thresholds(score=0.001),
