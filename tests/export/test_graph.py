@@ -19,7 +19,7 @@ def operators(model: onnx.ModelProto) -> set[str]:
 def test_the_core_is_nothing_but_the_network(exported):
     core = exported.graphs.core
     # norms folded, TF-"same" padding inside the convolutions, nothing left to compute shapes with
-    assert operators(core) == {"Conv", "Clip", "Add", "Concat"}
+    assert operators(core) == {"Conv", "Clip", "Add", "Concat", "Resize"}
     assert core.opset_import[0].version == OPSET
     strided = [n for n in core.graph.node if [3, 3] in [list(a.ints) for a in n.attribute]]
     pads = {tuple(a.ints) for n in strided for a in n.attribute if a.name == "pads"}
@@ -39,10 +39,10 @@ def test_both_forms_hold_the_same_core(exported):
     ]
     assert all(x.name.startswith("decode/") for x in decoded.graph.node[n:])
     assert [o.name for o in decoded.graph.output] == ["boxes", "scores"]
-    assert [(o.role, o.shape) for o in graphs.spec.outputs] == [("grid", (None, 13, 2, 3))]
+    assert [(o.role, o.shape) for o in graphs.spec.outputs] == [("grid", (None, 13, 4, 6))]
     assert [(o.role, o.shape) for o in graphs.decoded_spec.outputs] == [
-        ("boxes", (None, 12, 4)),
-        ("scores", (None, 12, 3)),
+        ("boxes", (None, 48, 4)),
+        ("scores", (None, 48, 3)),
     ]
     assert graphs.spec.decode.kind == "yolo"
     assert graphs.decoded_spec.decode.kind == "dense"
