@@ -8,6 +8,7 @@ preprocessing share those cores. Compiled models are not cached on disk.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -27,6 +28,17 @@ except ImportError as e:
     raise MissingDependency("OpenVINO", extra="cpu", purpose="The engine 'openvino'") from e
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+@functools.cache
+def _core() -> Any:
+    """The one Core of the process, kept to its end.
+
+    Its CPU plugin gives the thread that makes it a signal stack, and unmaps that when it goes. With two
+    Cores, closed in the order they were opened, the thread is left with a stack that is no more: the next
+    Ctrl-C is a segmentation fault.
+    """
+    return ov.Core()
 
 
 def open_model(
@@ -50,8 +62,7 @@ class OpenVinoEngine:
     ) -> None:
         self.spec = spec
         self.streams = streams
-        core = ov.Core()
-        self._core: Any = core
+        core = self._core = _core()
         self._device = device
         _check_device(core, device, precision)
         self._options = {

@@ -23,9 +23,6 @@ class Recipe:
         patience: stop when the validation score has not risen for this many evaluations; 0 = never.
         refine: weight of the model's late loss term (YOLO: GIoU), 0 = none.
         refine_from: the epoch, counted from 0, it is added from.
-        deploy: (height, width) the trained network is shipped at, if not the training size. Crops show
-            objects larger than whole images do, so a somewhat larger input at test time brings them back
-            to the size the network knows (Touvron et al. 2019, "FixRes").
         model: options of the model's class.
     """
 
@@ -41,12 +38,11 @@ class Recipe:
     patience: int = 0
     refine: float = 0.0
     refine_from: int = 0
-    deploy: tuple[int, int] | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
 RECIPES: dict[str, Recipe] = {
     # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends
-    "yolo": Recipe(epochs=18, refine=4.0, deploy=(352, 416)),
+    "yolo": Recipe(epochs=18, refine=4.0),
 }
 """What `edgedet-train --model NAME` does without further options."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -206,3 +208,29 @@ def test_a_spec_of_another_graph_is_refused(write_model: Callable[..., Path], tm
         pytest.importorskip(name)
         with pytest.raises(SpecError, match="64"):
             open_engine(path, engine=name)
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from edgedet.runtime import open_engine
+
+signal.signal(signal.SIGINT, lambda *_: print("told"))
+first = open_engine(sys.argv[1], engine=sys.argv[2])
+second = open_engine(sys.argv[1], engine=sys.argv[2])
+first.close()
+del first
+gc.collect()
+second.close()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGINT)
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("library", ["openvino", "onnxruntime"])
+def test_a_signal_after_engines_were_closed_is_handled(brightness: Path, library: str) -> None:
+    pytest.importorskip(library)
+    command = [sys.executable, "-c", SIGNALLED, str(brightness), library]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\nalive\n", "")
