@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -45,6 +46,17 @@ def train(
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
     size: Annotated[str | None, typer.Option(help="Network input HxW. [default: the model's]")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Of a semantic model: train on windows HxW of the images. [default: the recipe's]"),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="LOW,HIGH: scale of the windows; 1 shows the whole image. [default: the recipe's]"),
+    ] = None,
+    upright: Annotated[
+        bool, typer.Option(help="The pictures have an up: windows are not flipped vertically.")
+    ] = True,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
     ] = None,
@@ -88,7 +100,15 @@ def train(
     from edgedet.training.run_folder import RunFolder
 
     chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
-    given = {"epochs": epochs, "batch": batch, "lr": lr, "patience": patience}
+    given = {
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "patience": patience,
+        "window": parse_size(window, "--window"),
+        "scale": parse_range(scale),
+        "upright": upright,
+    }
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     train_data = first(open_dataset(data, split), limit)
     val_data = None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
@@ -219,6 +239,19 @@ def finish(trainer: Trainer, json_output: bool) -> None:
     table.add_row("weights", str(folder.best))
     table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
     Console().print(table)
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """As typed: "0.5,2" -> (0.5, 2.0). UsageError unless it is two numbers, 0 < low <= high."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high < math.inf:
+        raise UsageError(f"--scale {text!r} is not LOW,HIGH.", hint="For example --scale 0.5,2.")
+    return low, high
 
 
 def sha256(path: Path) -> str:

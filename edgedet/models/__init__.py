@@ -38,10 +38,10 @@ class Entry:
 
 
 MODELS: dict[str, Entry] = {
-    "fcn": Entry("fcn", "edgedet.models.fcn:Fcn", "semantic", (256, 320)),
-    "unet": Entry("unet", "edgedet.models.unet:UNet", "semantic", (256, 320)),
+    "fcn": Entry("fcn", "edgedet.models.fcn:Fcn", "semantic", (352, 480)),
+    "unet": Entry("unet", "edgedet.models.unet:UNet", "semantic", (352, 480)),
     "deeplabv3plus": Entry(
-        "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (256, 320)
+        "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (352, 480)
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
 }
@@ -120,12 +120,12 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
+def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | None:
     """Height and width: "320x416" -> (320, 416). UsageError if it is not of that form."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if not match:
-        raise UsageError(f"--size {text!r} is not HxW.", hint="For example --size 320x416, or --size 320.")
+        raise UsageError(f"{option} {text!r} is not HxW.", hint=f"For example {option} 320x416, or {option} 320.")
     height = int(match.group(1))
     return height, int(match.group(2) or height)

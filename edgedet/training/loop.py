@@ -84,7 +84,7 @@ class Trainer:
                     hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
                 )
         fill = tuple(round(255 * m) for m in self.spec.input.mean)
-        transform = self.task.transform(self.spec.input.size, train=True, fill=fill)
+        transform = self.task.transform(self.spec.input.size, self.recipe, fill)
         self.order = Order(
             len(self.train),
             self.recipe.batch,

@@ -23,6 +23,10 @@ class Recipe:
         patience: stop when the validation score has not risen for this many evaluations; 0 = never.
         refine: weight of the model's late loss term (YOLO: GIoU), 0 = none.
         refine_from: the epoch, counted from 0, it is added from.
+        window: height and width of the windows that a semantic model is trained on, cut from the images;
+            none: of the network's input size.
+        scale: range of the scale of those windows; 1 shows the whole image, as large as it fits.
+        upright: False for pictures without an up (microscopy, from the air): flipped vertically too.
         model: options of the model's class.
     """
 
@@ -38,11 +42,28 @@ class Recipe:
     patience: int = 0
     refine: float = 0.0
     refine_from: int = 0
+    window: tuple[int, int] | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    upright: bool = True
     model: Mapping[str, Any] = field(default_factory=dict)
 
+
+SEGMENTATION = Recipe(
+    epochs=30,
+    batch=8,
+    ema=0.99,
+    window=(256, 320),
+    scale=(1.0, 2.25),
+    model={"loss": "cross-entropy+dice"},
+)
 
 RECIPES: dict[str, Recipe] = {
     # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends
     "yolo": Recipe(epochs=18, refine=4.0),
+    # street scenes: windows of half the image's pixels, at 0.7 to 1.6 of the scale the network will see;
+    # Dice gives poles and signs a say beside road and sky
+    "fcn": SEGMENTATION,
+    "unet": SEGMENTATION,
+    "deeplabv3plus": SEGMENTATION,
 }
 """What `edgedet-train --model NAME` does without further options."""

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 from edgedet.data.augment import detection_transform, segmentation_transform
 from edgedet.evaluation import Metrics, SegmentationMetrics, evaluate, evaluate_semantic
 from edgedet.spec import Task
+from edgedet.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,13 @@ class Training:
     """One task.
 
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
-    transform: (size, train=, fill=) -> the augmentation; evaluate: (predict, dataset, limit=, progress=) ->
+    transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=, progress=) ->
     metrics; value: metrics -> the score, in [0, 1]; semantic: trained on class maps, not on boxes.
     """
 
     score: str
     metric: str
-    transform: Callable[..., v2.Compose]
+    transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int]], v2.Compose]
     evaluate: Callable[..., Metrics | SegmentationMetrics]
     value: Callable[[Metrics | SegmentationMetrics], float]
     semantic: bool = False
@@ -39,8 +40,17 @@ def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float:
     return metrics.mean_iou
 
 
-_BOXES = Training("AP", "AP50_11point", detection_transform, evaluate, _ap11)
-_MAPS = Training("mIoU", "mIoU", segmentation_transform, evaluate_semantic, _mean_iou, semantic=True)
+def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
+    return detection_transform(size, train=True, fill=fill)
+
+
+def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
+    window = recipe.window or size
+    return segmentation_transform(window, train=True, fill=fill, scale=recipe.scale, upright=recipe.upright)
+
+
+_BOXES = Training("AP", "AP50_11point", _boxes, evaluate, _ap11)
+_MAPS = Training("mIoU", "mIoU", _windows, evaluate_semantic, _mean_iou, semantic=True)
 
 TRAINING: dict[Task, Training] = {"detection": _BOXES, "localisation": _BOXES, "semantic": _MAPS}
 """Task -> how it is trained."""
