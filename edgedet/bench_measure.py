@@ -30,7 +30,7 @@ from edgedet.runtime.sinks import JsonLines
 from edgedet.runtime.sources import open_source
 from edgedet.runtime.stats import Histogram, Report, Timing
 
-PIPELINE_CLOCK = "capture, resize, network, decode and NMS, drawing, JSON line"
+PIPELINE_CLOCK = "capture, resize, network, decoding, drawing, JSON line"
 ENGINE_CLOCK = "network alone, inputs ready"
 
 _WARM_UP = 10

@@ -77,7 +77,7 @@ def test_the_report_says_the_conditions_of_both_sides(
             assert part in text
     for s in SPEEDUPS:
         assert s.holds_for in flat
-    assert "capture, resize, network, decode and NMS, drawing, JSON line" in flat
+    assert "capture, resize, network, decoding, drawing, JSON line" in flat
 
 
 def test_the_json_holds_the_same_and_round_trips(report: SpeedReport) -> None:

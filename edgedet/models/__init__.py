@@ -126,6 +126,7 @@ def parse_size(text: str | None, option: str = "--size") -> tuple[int, int] | No
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if not match:
-        raise UsageError(f"{option} {text!r} is not HxW.", hint=f"For example {option} 320x416, or {option} 320.")
+        hint = f"For example {option} 320x416, or {option} 320."
+        raise UsageError(f"{option} {text!r} is not HxW.", hint=hint)
     height = int(match.group(1))
     return height, int(match.group(2) or height)

@@ -13,12 +13,12 @@ from torchvision.transforms import v2
 
 from edgedet.data import Dataset as Source
 from edgedet.data.augment import apply
-from edgedet.data.sample import Sample
+from edgedet.data.sample import Problem, Sample
 from edgedet.errors import EmptyDataset, ImageError, MaskError
 from edgedet.models.base import Targets
 
-Batch = tuple[Tensor, list[Targets], list[str]]
-"""images (N, 3, H, W) uint8 RGB, targets, and what was wrong with images that had to be replaced."""
+Batch = tuple[Tensor, list[Targets], list[Problem]]
+"""images (N, 3, H, W) uint8 RGB, targets, and the problems of samples that had to be replaced."""
 
 
 class Samples(Dataset[Any]):
@@ -30,21 +30,22 @@ class Samples(Dataset[Any]):
     def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, str]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, list[Problem]]:
         epoch, index = key
-        sample, problem = self._readable(index)
+        known = len(self.source.problems)
+        sample = self._readable(index)
         torch.manual_seed(mixed(self.seed, epoch, index))
         image, targets = apply(self.transform, sample)
-        return image, targets, problem
+        return image, targets, self.source.problems.items[known:]
 
-    def _readable(self, index: int) -> tuple[Sample, str]:
-        problem = ""
+    def _readable(self, index: int) -> Sample:
+        first = ""
         for step in range(len(self.source)):
             try:
-                return self.source.load((index + step) % len(self.source)), problem
+                return self.source.load((index + step) % len(self.source))
             except (ImageError, MaskError) as e:
-                problem = problem or e.message
-        raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {problem}")
+                first = first or e.message
+        raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {first}")
 
 
 class Order(Sampler[list[tuple[int, int]]]):
@@ -76,10 +77,10 @@ def mixed(*numbers: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def collate(items: list[tuple[Tensor, Targets, str]]) -> Batch:
+def collate(items: list[tuple[Tensor, Targets, list[Problem]]]) -> Batch:
     """Stack the images; targets stay a list, one per image."""
     images, targets, problems = zip(*items, strict=True)
-    return torch.stack(images), list(targets), [p for p in problems if p]
+    return torch.stack(images), list(targets), [p for found in problems for p in found]
 
 
 def loader(samples: Samples, order: Order, workers: int) -> DataLoader[Batch]:

@@ -17,7 +17,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,8 +82,8 @@ class Trainer:
                     f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
                     hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
                 )
-        fill = tuple(round(255 * m) for m in self.spec.input.mean)
-        transform = self.task.transform(self.spec.input.size, self.recipe, fill)
+        red, green, blue = (round(255 * m) for m in self.spec.input.mean)
+        transform = self.task.transform(self.spec.input.size, self.recipe, (red, green, blue))
         self.order = Order(
             len(self.train),
             self.recipe.batch,
@@ -144,7 +143,7 @@ class Trainer:
     def _step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
         images, targets, problems = batch
         for problem in problems:
-            self.train.problems.add(Path(problem), "unreadable image", "replaced by the next one")
+            self.train.problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
         step, total = self.progress.step, self.recipe.epochs * len(self.order)
         factor = learning_rate(step, total, self.recipe)
         for group in self.optimizer.param_groups:

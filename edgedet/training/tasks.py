@@ -18,8 +18,9 @@ class Training:
     """One task.
 
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
-    transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=, progress=) ->
-    metrics; value: metrics -> the score, in [0, 1]; semantic: trained on class maps, not on boxes.
+    transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=,
+    progress=) -> metrics; value: metrics -> the score, in [0, 1]; semantic: trained on class maps, not on
+    boxes.
     """
 
     score: str
