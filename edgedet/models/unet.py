@@ -54,7 +54,7 @@ class UNet(Segmenter):
         self.plain = encoder == "plain"
         if self.plain:
             self.stride, self.logit_stride = 16, 1
-            self.encoder = PlainEncoder(width)
+            self.encoder = PlainEncoder(width, remember=upsampling == "max-unpooling")
             channels = tuple(width << i for i in range(5))
             widths = channels[:-1]
         elif encoder == "lite0":
@@ -91,19 +91,20 @@ def twice(inputs: int, outputs: int) -> nn.Sequential:
 class PlainEncoder(nn.Module):
     """The contracting path of 2015: five levels, 2 x 2 max pooling between them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, remember: bool) -> None:
         super().__init__()
         widths = [width << i for i in range(5)]
         self.levels = nn.ModuleList(twice(a, b) for a, b in zip([3, *widths], widths, strict=False))
-        self.pool = MaxPooling(2)
+        self.pool = MaxPooling(2) if remember else None
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(N, 3, H, W) -> features at strides 1, 2, 4, 8, 16; where each pooling found its maxima."""
-        features, remembered = [], []
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """(N, 3, H, W) -> features at strides 1, 2, 4, 8, 16; where the poolings found their maxima."""
+        features: list[Tensor] = []
+        remembered: list[Tensor | None] = []
         x = images
         for i, level in enumerate(self.levels):
             if i:
-                x, where = self.pool(x)
+                x, where = self.pool(x) if self.pool else (nn.functional.max_pool2d(x, 2), None)
                 remembered.append(where)
             x = level(x)
             features.append(x)
