@@ -206,8 +206,10 @@ class _Writer:
         return node.op_type in OPERATORS
 
     def _shared(self, scales: Scales) -> dict[str, Range]:
-        """The ranges, with one for all inputs of a Concat or MaxPool and its output: then it only copies
-        bytes."""
+        """The ranges, with one for all inputs of a Concat or MaxPool and its output.
+
+        Then such an operator only copies bytes.
+        """
         ranges = dict(scales.ranges)
         groups = []
         for node in self.graph.node:

@@ -33,7 +33,7 @@ def rank(
     *,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, float]]:
-    """All convolutions that can be INT8 with the decibels gained by leaving each one alone in float, best first.
+    """All that can be INT8, with the decibels gained by leaving each one alone in float, best first.
 
     Args:
         core: onnx.ModelProto, the float graph.

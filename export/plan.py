@@ -30,8 +30,8 @@ def build(
 
     Args:
         trt: the library, `tensorrt` or `tensorrt_rtx`.
-        graph: image -> heads or class map, explicitly typed, without any custom operator (the parser aborts the process
-            on a node that names a plugin).
+        graph: image -> heads or class map, explicitly typed, without any custom operator (the parser
+            aborts the process on a node that names a plugin).
         spec: of that graph.
         facts: what a preflight compares before it deserializes; goes into the spec as `build`.
         configure: called with the builder's config.

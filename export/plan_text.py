@@ -2,8 +2,8 @@
 
 The plan holds the compiled program as text: `tensor={ ... name="..." ... type=int8 }` for tensors and
 `corrltn={ name="<layer>_U7" output={...} input={"<data>" "<weight>" ...} ...` for convolutions,
-`deconvolution={ ...` alike for transposed ones. Reading it needs no GPU and no deserialization, and is the proof that INT8 was built as INT8: the builder turns
-it into float silently where a target lacks it.
+`deconvolution={ ...` alike for transposed ones. Reading it needs no GPU and no deserialization, and is the
+proof that INT8 was built as INT8: the builder turns it into float silently where a target lacks it.
 """
 
 from __future__ import annotations
