@@ -3,7 +3,8 @@
 Requires: an ONNX graph whose Resize nodes take `sizes` = Concat(Shape(x)[:2], constant (height, width)).
 Ensures: the same graph with those Resize taking constant `scales`, and no node left that only computed
 sizes. A Shape is one more reader of its tensor: it kept ONNX Runtime from fusing Q into the convolution
-before it. A Resize of another form, or whose factor float32 cannot hold well enough, stays as it is.
+before it. A Resize of another form, or whose factor float32 cannot hold exactly, stays as it is: engines
+round size x scale down.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def static_resize(model: onnx.ModelProto) -> onnx.ModelProto:
         if sizes is None or len(known) != 2 or 0 in known:
             continue
         scales = np.array([1, 1, *(s / k for s, k in zip(sizes, known, strict=True))], np.float32)
-        if any(int(np.float32(k) * f) != s for k, f, s in zip(known, scales[2:], sizes, strict=True)):
+        if any(k * float(f) != s for k, f, s in zip(known, scales[2:], sizes, strict=True)):
             continue
         name = f"{node.output[0]}/scales"
         graph.initializer.append(numpy_helper.from_array(scales, name))

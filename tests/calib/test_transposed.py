@@ -25,7 +25,7 @@ def make_decoder() -> onnx.ModelProto:
     def weight(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
-    up = weight(6, 6, 4, 4) * np.logspace(-1, 1, 6)[None, :, None, None].astype(np.float32)
+    up = weight(6, 6, 4, 4) * np.logspace(-0.3, 0.3, 6)[None, :, None, None].astype(np.float32)
     constants = {
         "first.weight": weight(8, 3, 3, 3),
         "low.weight": weight(6, 8, 3, 3),
