@@ -16,7 +16,13 @@ from edgedet.calib.observers import METHODS, Histogram
 from edgedet.calib.scales import Scales, constant_norms, graph_hash
 from edgedet.errors import CalibrationError, MissingDependency, UnknownName
 
-OPERATORS = ("Conv", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
+"""What has weights to quantise, and the axis of the weights that counts output channels: (out, in/groups,
+kh, kw) and (in, out/groups, kh, kw)."""
+
+POOLINGS = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
+
+OPERATORS = (*CONVOLUTIONS, *POOLINGS, "Add", "Concat", "Resize", "Expand")
 """What engines run on 8-bit inputs. Activations (Clip, Relu) are not among them: they are fused into the
 convolution before them, so there is no tensor between the two."""
 
@@ -29,13 +35,24 @@ TOLERANCE = 0.02
 
 
 def quantisable(core: Any) -> list[str]:
-    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS, without the heads."""
+    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS, without the heads.
+
+    Only floating point: a graph with a free batch computes sizes too, with a Shape and a Concat of numbers.
+    """
+    from onnx import TensorProto, shape_inference
+
     constants = {i.name for i in core.graph.initializer}
     heads = {o.name for o in core.graph.output}
+    typed = shape_inference.infer_shapes(core).graph
+    real = {
+        v.name
+        for v in (*typed.input, *typed.value_info)
+        if v.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    }
     found: dict[str, None] = {}
     for node in core.graph.node:
         if node.op_type in OPERATORS:
-            found.update((n, None) for n in node.input if n and n not in constants and n not in heads)
+            found.update((n, None) for n in node.input if n in real - constants - heads)
     return list(found)
 
 

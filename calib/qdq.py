@@ -1,10 +1,11 @@
 """Writing INT8 into a graph: explicit QuantizeLinear / DequantizeLinear pairs around float operators.
 
-Every quantised convolution reads DQ(Q(x)) and DQ(int8 weight): weights are stored as int8 with one scale
-per output channel (Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018, arXiv:1806.08342), biases
-stay float (int32 biases were measured to gain nothing, and TensorRT refuses them). A tensor with several
-consumers has one Q. Nothing after the heads is touched. Where the pairs stand and which 8-bit type they
-use is the target's `Placement`; all of them read the same `Scales`.
+Every quantised convolution, transposed or not, reads DQ(Q(x)) and DQ(int8 weight): weights are stored as
+int8 with one scale per output channel (Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018,
+arXiv:1806.08342), biases stay float (int32 biases were measured to gain nothing, and TensorRT refuses
+them). A tensor with several consumers has one Q. Nothing after the heads is touched. Where the pairs
+stand, which 8-bit type they use and what stays in float is the target's `Placement`; all of them read the
+same `Scales`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.calib.observe import OPERATORS, quantisable
+from edgedet.calib.observe import CONVOLUTIONS, OPERATORS, quantisable
 from edgedet.calib.scales import Range, Scales
-from edgedet.errors import UsageError
+from edgedet.errors import CalibrationError, UsageError
 
 
 @dataclass(frozen=True)
@@ -32,39 +33,57 @@ class Placement:
         everywhere: False: before the convolutions, and on the skip of a residual Add that a convolution
             reads too. True: on every tensor that crosses between operators.
         half: what is not INT8 will be float16, scales included: choose scales that float16 can hold.
+        float_transposed: why transposed convolutions stay in float; empty where they become INT8.
     """
 
     activations: Literal["int8", "mixed", "uint8"] = "int8"
     everywhere: bool = False
     half: bool = False
+    float_transposed: str = ""
 
 
 PLACEMENTS: dict[str, Placement] = {
-    "tensorrt": Placement("int8", half=True),
-    "tensorrt-rtx": Placement("int8", half=True),
+    "tensorrt": Placement(
+        "int8", half=True, float_transposed="TensorRT takes no scales per output channel for them"
+    ),
+    "tensorrt-rtx": Placement("int8", half=True, float_transposed="TensorRT for RTX runs them in float16"),
     "openvino": Placement("mixed"),
-    "onnxruntime": Placement("uint8", everywhere=True),
+    "onnxruntime": Placement("uint8", everywhere=True, float_transposed="ONNX Runtime has none in INT8"),
 }
 """By target, as measured on a half trained YOLO (decibels of the heads, milliseconds on two cores).
 
 OpenVINO computes signed activations less exactly (26 dB, with unsigned ones 33) and slower; ONNX Runtime
 is faster than its FP32 (10 ms to 37) only with unsigned activations quantised everywhere (signed: 60).
+
+Transposed convolutions: OpenVINO runs them in INT8. Given the same Q/DQ, ONNX Runtime dequantises before
+them, and plans of TensorRT for RTX 1.7 hold them as half x half. TensorRT's kernels took scales per channel
+for those of the input, and gave wrong results without a word (NVIDIA/TensorRT issues 1694 and 2380).
 """
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """An INT8 graph (onnx.ModelProto) and which convolutions are INT8 or were left in float, in order."""
+    """An INT8 graph (onnx.ModelProto) and which convolutions are INT8 or were left in float, in order.
+
+    unsupported: those in float because the target runs no such in INT8 (`Placement.float_transposed`).
+    """
 
     graph: Any
     int8: tuple[str, ...]
     float: tuple[str, ...]
+    unsupported: tuple[str, ...] = ()
 
 
-def quantisable_layers(core: Any) -> list[str]:
-    """Names of the convolutions whose weights are constants, in graph order."""
+def quantisable_layers(core: Any, placement: Placement) -> list[str]:
+    """Names of the convolutions that a target runs in INT8, in graph order."""
+    left = {"ConvTranspose"} if placement.float_transposed else set()
+    return [n.name for n in _convolutions(core) if n.op_type not in left]
+
+
+def _convolutions(core: Any) -> list[Any]:
+    """The convolutions whose weights are constants, in graph order."""
     constants = {i.name for i in core.graph.initializer}
-    return [n.name for n in core.graph.node if n.op_type == "Conv" and n.input[1] in constants]
+    return [n for n in core.graph.node if n.op_type in CONVOLUTIONS and n.input[1] in constants]
 
 
 def quantise(
@@ -79,17 +98,19 @@ def quantise(
         keep_float: names of convolutions to leave alone; they read and keep float tensors.
 
     Raises:
-        CalibrationError: the scales belong to another graph.
+        CalibrationError: the scales belong to another graph, or lack a tensor.
         UsageError: `keep_float` names no convolution of this graph.
     """
     scales.check(core, "This calibration")
-    layers = quantisable_layers(core)
+    layers = [n.name for n in _convolutions(core)]
+    supported = quantisable_layers(core, placement)
     unknown = sorted(set(keep_float) - set(layers))
     if unknown:
         raise UsageError(f"No convolution is named {unknown[0]!r}.", hint=f"There are: {', '.join(layers)}.")
-    int8 = tuple(n for n in layers if n not in set(keep_float))
+    int8 = tuple(n for n in supported if n not in set(keep_float))
     graph = _Writer(core, scales, placement, int8).write()
-    return Quantised(graph, int8, tuple(n for n in layers if n not in int8))
+    unsupported = tuple(n for n in layers if n not in supported)
+    return Quantised(graph, int8, tuple(n for n in layers if n not in int8), unsupported)
 
 
 def activation_type(
@@ -104,12 +125,12 @@ def activation_type(
 
 
 def quantise_weight(
-    weight: npt.NDArray[np.float32], placement: Placement
+    weight: npt.NDArray[np.float32], placement: Placement, axis: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """(out, in/groups, kh, kw) -> int8 of the same shape, and one scale per output channel (axis 0)."""
-    scale = _scales(np.abs(weight).reshape(len(weight), -1).max(axis=1), 127, placement)
-    steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
-    return steps.clip(-127, 127).astype(np.int8), scale
+    """Weights -> int8 of the same shape, and one scale for each index of `axis` (see CONVOLUTIONS)."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scale = _scales(np.abs(weight).max(axis=others, keepdims=True), 127, placement)
+    return np.rint(weight / scale).clip(-127, 127).astype(np.int8), scale.reshape(-1)
 
 
 def _scales(largest: npt.NDArray[Any], levels: int, placement: Placement) -> npt.NDArray[np.float32]:
@@ -133,17 +154,25 @@ class _Writer:
         self.graph = self.model.graph
         self.placement = placement
         self.int8 = set(int8)
+        self.layers = set(quantisable_layers(core, placement))
         self.constants = {i.name: i for i in self.graph.initializer}
         self.ranges = self._shared(scales)
         self.added: list[Any] = []
-        self.types = {t: activation_type(self.ranges[t], placement) for t in self._quantised_tensors()}
+        tensors = self._quantised_tensors()
+        unseen = [t for t in tensors if t not in self.ranges]
+        if unseen:
+            raise CalibrationError(
+                f"This calibration has no range for {unseen[0]!r}: it was made by an older edgedet.",
+                hint="Calibrate again: --calib-data KIND:PATH.",
+            )
+        self.types = {t: activation_type(self.ranges[t], placement) for t in tensors}
 
     def write(self) -> Any:
         nodes = list(self._pairs(v.name for v in self.graph.input))
         for node in self.graph.node:
             if node.name in self.int8:
                 nodes.append(self._weight(node))
-            if node.name in self.int8 or (node.op_type in OPERATORS and node.op_type != "Conv"):
+            if self._reads_integers(node):
                 node.input[:] = [f"{n}/dq" if n in self.types else n for n in node.input]
             nodes.append(node)
             nodes += self._pairs(node.output)
@@ -164,17 +193,34 @@ class _Writer:
 
     def _read_in_int8(self, tensor: str) -> bool:
         """Whether anything but convolutions left in float reads it."""
-        readers = [n for n in self.graph.node if tensor in n.input]
-        return any(n.op_type != "Conv" or n.name in self.int8 for n in readers)
+        return any(self._reads_integers(n) for n in self.graph.node if tensor in n.input)
+
+    def _reads_integers(self, node: Any) -> bool:
+        """Whether it reads DQ where there is one: all operators do, but for convolutions left in float.
+
+        A transposed one that the target never runs in INT8 reads DQ all the same where Q is everywhere:
+        ONNX Runtime runs a convolution in INT8 only if there is a Q behind it.
+        """
+        if node.op_type in CONVOLUTIONS and node.name not in self.int8:
+            return self.placement.everywhere and node.name not in self.layers
+        return node.op_type in OPERATORS
 
     def _shared(self, scales: Scales) -> dict[str, Range]:
-        """The ranges, with one for all inputs of a Concat and its output: then it only copies bytes."""
+        """The ranges, with one for all inputs of a Concat or MaxPool and its output.
+
+        Then such an operator only copies bytes.
+        """
         ranges = dict(scales.ranges)
+        groups = []
         for node in self.graph.node:
-            if node.op_type == "Concat" and node.output[0] in ranges:
+            if node.op_type in ("Concat", "MaxPool") and node.output[0] in ranges:
                 group = [n for n in (*node.input, node.output[0]) if n in ranges]
-                union = Range(min(ranges[n].low for n in group), max(ranges[n].high for n in group))
-                ranges.update((n, union) for n in group)
+                # a ReLU is part of its Q only where that starts at zero, and the Concat then requantises
+                if self.placement.activations != "uint8" or len({ranges[n].low < 0 for n in group[:-1]}) == 1:
+                    groups.append(group)
+        for group in groups * len(groups):  # a group may widen one before it
+            union = Range(min(ranges[n].low for n in group), max(ranges[n].high for n in group))
+            ranges.update((n, union) for n in group)
         return ranges
 
     def _pairs(self, tensors: Iterable[str]) -> Iterable[Any]:
@@ -195,19 +241,21 @@ class _Writer:
 
     def _weight(self, node: Any) -> Any:
         """Replace a convolution's weight by stored integers; returns their DQ."""
-        name = node.input[1]
-        values, scale = quantise_weight(self.numpy.to_array(self.constants[name]), self.placement)
+        weight = self.numpy.to_array(self.constants[node.input[1]])
+        axis = CONVOLUTIONS[node.op_type]
+        values, scale = quantise_weight(weight, self.placement, axis)
+        name = f"{node.name}.weight"  # not the constant's: two layers with equal weights share one
         node.input[1] = f"{name}/dq"
         return self.helper.make_node(
             "DequantizeLinear",
             [
                 self._constant(f"{name}/q", values),
                 self._constant(f"{name}/scale", scale),
-                self._constant(f"{name}/zero", np.zeros(len(scale), np.int8)),
+                self._constant(f"{name}/zero", np.zeros(scale.shape, np.int8)),
             ],
             [f"{name}/dq"],
             name=f"{name}/dq",
-            axis=0,
+            axis=axis,
         )
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:

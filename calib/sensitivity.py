@@ -33,7 +33,7 @@ def rank(
     *,
     on_layer: Callable[[int], None] = lambda _: None,
 ) -> list[tuple[str, float]]:
-    """All convolutions with the decibels gained by leaving each one alone in float, best first.
+    """All that can be INT8, with the decibels gained by leaving each one alone in float, best first.
 
     Args:
         core: onnx.ModelProto, the float graph.
@@ -43,7 +43,7 @@ def rank(
         on_layer: called with the number of layers done.
     """
     reference = _reference(core, images)
-    layers = quantisable_layers(core)
+    layers = quantisable_layers(core, placement)
     base = _decibels(reference, quantise(core, scales, placement).graph, images)
     gains = []
     for done, layer in enumerate(layers, 1):

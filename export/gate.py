@@ -131,7 +131,7 @@ class Search:
         some = replace(self.frames, indices=list(self.frames.indices)[::step][:RANKED_ON])
         images: list[npt.NDArray[np.float32]] = [preprocess(i, self.spec)[0] for i in some.images()]
         placement = PLACEMENTS[self.target.name]
-        with self.log.talk.bar("sensitivity", len(quantisable_layers(self.core))) as advance:
+        with self.log.talk.bar("sensitivity", len(quantisable_layers(self.core, placement))) as advance:
             self.sensitivity = tuple(rank(self.core, self.scales, placement, images, on_layer=advance))
 
 

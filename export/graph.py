@@ -1,9 +1,9 @@
 """From a torch model to ONNX: the core (image -> heads) and, from the same core, the decoded graph.
 
-The core is exported and simplified once. What ends at the heads (TensorRT for RTX) is the core as it is;
-what ends at boxes and scores, or at a class map (CPU engines), is the core with the model's `decode` joined
-to its heads. So both forms hold the same nodes under the same names, one calibration serves both, and
-decode cannot get between Q and DQ: it is joined after quantisation.
+The core is exported and simplified once. What ends at the heads (detectors in TensorRT) is the core as it
+is; what ends at boxes and scores (CPU engines) or at a class map (everywhere) is the core with the model's
+`decode` joined to its heads. So both forms hold the same nodes under the same names, one calibration
+serves both, and decode cannot get between Q and DQ: it is joined after quantisation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgedet.errors import ExportError
 from edgedet.export.passes.canonical import canonical
+from edgedet.export.passes.static_resize import static_resize
 from edgedet.models.backbones import fuse
 from edgedet.models.base import Model
 from edgedet.spec import SPEC_KEY, Decode, ModelSpec, Output
@@ -165,7 +166,7 @@ def _export(
         ) from e
     if not equal:
         raise ExportError("onnxsim changed what the graph computes.", hint="Update onnxsim.")
-    clean = canonical(graph)
+    clean = canonical(static_resize(graph))
     onnx.checker.check_model(clean, full_check=True)
     return clean
 

@@ -29,7 +29,7 @@ from edgedet.models import make_spec
 from edgedet.models.base import Model
 from edgedet.runtime import Engine, open_engine
 from edgedet.runtime.machine import cores, cpu_name
-from edgedet.spec import ModelSpec
+from edgedet.spec import MAP_KINDS, ModelSpec
 from edgedet.training.checkpoint import load_model
 from edgedet.weights import find
 
@@ -61,7 +61,7 @@ def run(order: Order, talk: Talk) -> Report:
             files.cache(scales)
         with ExitStack() as engines:
             opened = {"FP32": engines.enter_context(files.open(files.plain_name))}
-            if not target.heads:
+            if not target.plan:
                 with suppress(EngineError):  # this engine or CPU has none: no row
                     opened["BF16"] = engines.enter_context(files.open(files.plain_name, precision="bf16"))
             ruler = yardstick(order, opened["FP32"], evaluation, calibration, log)
@@ -75,8 +75,8 @@ def run(order: Order, talk: Talk) -> Report:
             rows = _rows(opened, files, ruler, verdict, target, log)
 
         failed = verdict is not None and verdict.passed is False
-        if target.heads and (not failed or order.keep_failed):
-            plan = build_for(target, order, files.core, files.spec, quantised.int8, log)
+        if target.plan and (not failed or order.keep_failed):
+            plan = build_for(target, order, files.graph, files.spec, quantised.int8, log)
             if plan is not None:
                 staging.write(files.plan_name, plan)
                 rows[-1] = replace(rows[-1], size=len(plan))
@@ -107,13 +107,16 @@ class _Files:
 
     def __init__(self, order: Order, target: Target, graphs: Graphs, staging: Staging) -> None:
         self.order, self.target, self.graphs, self.staging = order, target, graphs, staging
+        self.heads = target.plan and graphs.spec.decode.kind not in MAP_KINDS
+        """Whether the artifact ends at the heads. A plan takes no NMS and leaves decode to what runs after
+        it; it takes an arg max."""
         self.stem = order.stem(target)
         self.plain_name = f"{order.model}.onnx"
         self.typed_name = f"{self.stem}.onnx"
         self.plan_name = f"{self.stem}.plan"
         self.wrote: list[str] = []
-        self.core, self.spec = graphs.core, graphs.spec
-        """What a plan is built from: the core in the precision asked for, and its spec."""
+        self.graph, self.spec = graphs.core, graphs.spec
+        """What a plan is built from, in the precision asked for, and its spec."""
 
     def plain(self) -> None:
         """FP32, image -> boxes and scores."""
@@ -127,13 +130,14 @@ class _Files:
 
     def typed(self, quantised: Quantised, metrics: dict[str, float], calibration: str) -> None:
         """The precision asked for, in the form the target takes."""
-        order, heads = self.order, self.target.heads
-        half = order.precision == "fp16" or (heads and order.precision == "int8")
-        self.core = to_half(quantised.graph) if half else quantised.graph
-        spec = self.graphs.spec if heads else self.graphs.decoded_spec
+        order = self.order
+        half = order.precision == "fp16" or (self.target.plan and order.precision == "int8")
+        core = to_half(quantised.graph) if half else quantised.graph
+        self.graph = core if self.heads else self.graphs.decoded(core)
+        spec = self.graphs.spec if self.heads else self.graphs.decoded_spec
         provenance = replace(spec.provenance, calibration=calibration)
         self.spec = spec.with_(precision=order.precision, metrics=metrics, provenance=provenance)
-        self.save(self.typed_name, self.core if heads else self.graphs.decoded(self.core), self.spec)
+        self.save(self.typed_name, self.graph, self.spec)
 
     def save(self, name: str, graph: onnx.ModelProto, spec: ModelSpec) -> None:
         self.staging.write(name, to_bytes(with_spec(graph, spec)))
@@ -216,7 +220,7 @@ def _typed(
     """The graph in the precision asked for, written to its file, and the gate's verdict on it."""
     plain = Quantised(files.graphs.core, (), ())
     if order.precision == "fp32":
-        if files.target.heads:
+        if files.target.plan:
             files.typed(plain, dict(files.graphs.spec.metrics), "")
         return plain, None
     calibration = f"{search.scales.method}, {search.scales.data}" if search else ""
@@ -233,6 +237,10 @@ def _typed(
     if search is not None:
         total, heads = len(quantised.int8) + len(quantised.float), len(files.graphs.spec.outputs)
         left = f", {', '.join(quantised.float)}" if quantised.float else ""
+        placement = PLACEMENTS[files.target.name]
+        if quantised.unsupported:
+            count = len(quantised.unsupported)
+            log.notes.append(f"{count} transposed convolutions left in float: {placement.float_transposed}")
         log.talk.line(
             "quantise",
             f"{len(quantised.int8)} of {total} convolutions INT8; float: decode,"
@@ -242,7 +250,7 @@ def _typed(
             "int8 convolutions": len(quantised.int8),
             "convolutions": total,
             "left in float": list(quantised.float),
-            "activations": PLACEMENTS[files.target.name].activations,
+            "activations": placement.activations,
         }
     return quantised, verdict
 
@@ -259,8 +267,8 @@ def _rows(
     accuracy: dict[str, float | None] = {"FP32": ruler.reference}
     if "BF16" in opened:
         accuracy["BF16"] = ruler.judge(opened["BF16"]).quantised
-    latency = {} if target.heads else side_by_side(opened)
-    if target.heads:
+    latency = {} if target.plan else side_by_side(opened)
+    if target.plan:
         log.notes.append("latency: a plan runs on its own GPU only; edgedet-bench measures it there")
     rows = []
     for name in opened:

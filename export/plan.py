@@ -1,8 +1,8 @@
 """Building a TensorRT plan: what both libraries, `tensorrt` and `tensorrt_rtx`, share.
 
 The network is strongly typed: what is FP16 or INT8 stands in the ONNX (`passes/half.py`, Q/DQ). The plan
-ends at the heads; decode and NMS run after it. The spec is the network's name, so the plan stays one
-that `trtexec --loadEngine` opens.
+of a detector ends at the heads, decode and NMS run after it; that of a semantic model ends at its class
+map, uint8. The spec is the network's name, so the plan stays one that `trtexec --loadEngine` opens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def build(
 
     Args:
         trt: the library, `tensorrt` or `tensorrt_rtx`.
-        graph: image -> heads, explicitly typed, without any custom operator (the parser aborts the process
-            on a node that names a plugin).
+        graph: image -> heads or class map, explicitly typed, without any custom operator (the parser
+            aborts the process on a node that names a plugin).
         spec: of that graph.
         facts: what a preflight compares before it deserializes; goes into the spec as `build`.
         configure: called with the builder's config.

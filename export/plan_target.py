@@ -25,7 +25,7 @@ def build_for(
     """The plan, or None with a note on how to build it where this machine cannot.
 
     Args:
-        graph, spec: image -> heads, explicitly typed.
+        graph, spec: image -> heads or class map, explicitly typed.
         int8: the convolutions that must be INT8 in it.
 
     Raises:

@@ -1,9 +1,9 @@
 """What a serialized TensorRT-for-RTX plan says of its own convolutions.
 
 The plan holds the compiled program as text: `tensor={ ... name="..." ... type=int8 }` for tensors and
-`corrltn={ name="<layer>_U7" output={...} input={"<data>" "<weight>" ...} ...` for convolutions. Reading
-it needs no GPU and no deserialization, and is the proof that INT8 was built as INT8: the builder turns
-it into float silently where a target lacks it.
+`corrltn={ name="<layer>_U7" output={...} input={"<data>" "<weight>" ...} ...` for convolutions,
+`deconvolution={ ...` alike for transposed ones. Reading it needs no GPU and no deserialization, and is the
+proof that INT8 was built as INT8: the builder turns it into float silently where a target lacks it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 _TENSOR = re.compile(r"tensor=\{ ((?:(?!tensor=\{).){0,900}?)type=(\w+) \}", re.DOTALL)
 _NAME = re.compile(r'name="([^"]+)"')
 _CONVOLUTION = re.compile(
-    r'corrltn=\{ name="([^"]*)" output=\{(?: *"[^"]*")+ *\} input=\{ *"([^"]*)" *"([^"]*)"'
+    r'(?:corrltn|deconvolution)=\{ name="([^"]*)" output=\{(?: *"[^"]*")+ *\} input=\{ *"([^"]*)" *"([^"]*)"'
 )
 _UNIQUE = re.compile(r"_U\d+$")
 

@@ -12,14 +12,14 @@ from edgedet.errors import MissingDependency, UnknownName
 class Target:
     """Where an artifact will run.
 
-    engine: what runs it here, for the gate and for latency. heads: it ends at the heads, in float16 types
-    beside INT8, and becomes a plan; `engine` then only emulates its arithmetic, and its latency is none of
-    the target's. suffix: of file names.
+    engine: what runs it here, for the gate and for latency. plan: it becomes a TensorRT plan, in float16
+    types beside INT8; `engine` then only emulates its arithmetic, and its latency is none of the target's.
+    suffix: of file names.
     """
 
     name: str
     engine: str
-    heads: bool = False
+    plan: bool = False
     suffix: str = ""
 
 
@@ -28,8 +28,8 @@ TARGETS = {
     for t in (
         Target("openvino", "openvino"),
         Target("onnxruntime", "onnxruntime"),
-        Target("tensorrt-rtx", "onnxruntime", heads=True, suffix="-rtx"),
-        Target("tensorrt", "onnxruntime", heads=True, suffix="-tensorrt"),
+        Target("tensorrt-rtx", "onnxruntime", plan=True, suffix="-rtx"),
+        Target("tensorrt", "onnxruntime", plan=True, suffix="-tensorrt"),
     )
 }
 

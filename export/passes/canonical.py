@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import onnx
 
+from edgedet.calib.observe import CONVOLUTIONS
+
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     """A renamed, stripped copy; graph inputs and outputs keep their names."""
@@ -39,7 +41,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
         node.name = fresh(_node_name(node, initializers, renamed))
         for index, name in enumerate(node.input):
             if name in initializers and name not in renamed:
-                role = ("input", "weight", "bias")[index] if node.op_type == "Conv" else str(index)
+                role = ("input", "weight", "bias")[index] if node.op_type in CONVOLUTIONS else str(index)
                 renamed[name] = fresh(f"{node.name}.{role}")
         for index, name in enumerate(node.output):
             if name and name not in fixed:
@@ -67,7 +69,7 @@ def _node_name(
     node: onnx.NodeProto, initializers: dict[str, onnx.TensorProto], renamed: dict[str, str]
 ) -> str:
     """A convolution after its module; anything else after what it follows: `head.0.0/clip`."""
-    if node.op_type == "Conv":
+    if node.op_type in CONVOLUTIONS:
         weight = str(node.input[1])
         if weight in initializers and weight.endswith(".weight"):
             return weight.removeprefix("model.").removesuffix(".weight")

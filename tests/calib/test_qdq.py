@@ -38,7 +38,7 @@ class Graph:
 @pytest.mark.parametrize("target", PLACEMENTS)
 def test_every_convolution_reads_integers(core, scales, target):
     done = quantise(core, scales, PLACEMENTS[target])
-    assert list(done.int8) == quantisable_layers(core) == LAYERS
+    assert list(done.int8) == quantisable_layers(core, PLACEMENTS[target]) == LAYERS
     assert done.float == ()
     g = Graph(done.graph)
     for layer in done.int8:
@@ -157,7 +157,7 @@ def test_rounding_of_weights():
     )
     weight[2] = 0
     for placement in (Placement(), Placement(half=True)):
-        stored, scale = quantise_weight(weight, placement)
+        stored, scale = quantise_weight(weight, placement, 0)
         error = np.abs(stored * scale[:, None, None, None] - weight).reshape(6, -1).max(axis=1)
         # half a step; a scale rounded down to float16 may clip the largest value a little
         assert (error <= (0.51 if not placement.half else 1.0) * scale + 1e-12).all()
