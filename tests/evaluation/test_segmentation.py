@@ -77,6 +77,7 @@ def test_what_cannot_be_compared(truth, predicted, expected):
 @pytest.mark.parametrize("classes", [2, 5, 255])
 def test_scikit_learn_agrees(classes):
     from sklearn import metrics
+
     rng = np.random.default_rng(classes)
     found = Confusion(classes)
     truths, predictions = [], []
@@ -160,6 +161,7 @@ def test_trimap_by_hand():
        st.integers(1, 25))  # fmt: skip
 def test_trimap_is_a_distance_to_other_labels(truth, radius):
     from scipy import ndimage
+
     wanted = np.zeros(truth.shape, bool)
     for k in range(3):
         mine = truth == k

@@ -96,6 +96,7 @@ def test_cross_entropy_is_torchs() -> None:
 
 def test_cross_entropy_is_scikit_learns() -> None:
     from sklearn import metrics
+
     logits, truth = problem(4)
     said = truth != VOID
     q = logits.softmax(1).movedim(1, -1)[said].numpy()
@@ -143,6 +144,7 @@ def test_dice_of_certain_predictions_is_scipys() -> None:
 
 def test_dice_of_certain_predictions_is_scikit_learns_f1() -> None:
     from sklearn import metrics
+
     logits, truth = problem(4)
     said = truth != VOID
     scores = metrics.f1_score(truth[said].numpy(), logits.argmax(1)[said].numpy(), average="macro")

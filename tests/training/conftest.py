@@ -1,4 +1,4 @@
-"""A small real data set: photographs are not needed to see whether a loop repeats itself."""
+"""Small data sets: photographs are not needed to see whether a loop repeats itself."""
 
 from __future__ import annotations
 
@@ -33,3 +33,15 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "ImageSets/Main/train.txt").write_text("\n".join(names[:8]) + "\n")
     (root / "ImageSets/Main/val.txt").write_text("\n".join(names[8:]) + "\n")
     return root
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Six images, each of one grey, with a mask of its number."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for i in range(6):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.full((20, 30, 3), 40 * i, np.uint8))
+        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), np.full((20, 30), i, np.uint8))
+    (tmp_path / "classes.txt").write_text("zero\none\ntwo\nthree\nfour\nfive\n")
+    return tmp_path

@@ -17,18 +17,6 @@ from edgedet.training.batches import Order, Samples, loader  # noqa: E402
 
 
 @pytest.fixture
-def masks(tmp_path: Path) -> Path:
-    """Six images, each of one grey, with a mask of its number."""
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    for i in range(6):
-        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.full((20, 30, 3), 40 * i, np.uint8))
-        cv2.imwrite(str(tmp_path / "masks" / f"{i}.png"), np.full((20, 30), i, np.uint8))
-    (tmp_path / "classes.txt").write_text("zero\none\ntwo\nthree\nfour\nfive\n")
-    return tmp_path
-
-
-@pytest.fixture
 def samples(masks: Path) -> Samples:
     transform = segmentation_transform((16, 24), train=False, fill=(0, 0, 0))
     return Samples(open_dataset(f"masks:{masks}", "all"), transform, seed=0)
