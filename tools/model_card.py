@@ -41,13 +41,16 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
         f", started from weights `{settings['weights_sha256'][:16]}`" if settings["weights_sha256"] else ""
     )
     notes = "\n".join(f"- {note}" for note in eager["notes"])
+    split = eager["data"].split(" ")[-1]
+    repeat = f"{model} --data {kind}:PATH --processes {settings['processes']} --split {split}"
+    by_hand = f"\n{remarks}\n" if remarks else ""
     detector = "ap11" in eager
     classes, worst = _per_class(
         eager, measured["openvino INT8"], *(("ap11", "AP") if detector else ("iou", "IoU"))
     )
     about = (
-        f"Detections are shown from score {shown_from(eager):.2f}, where F1 over all classes is highest "
-        f"({100 * eager['best_f1']:.1f} on these images).\n\n"
+        f"\nDetections are shown from score {shown_from(eager):.2f}, where F1 over all classes is highest "
+        f"({100 * eager['best_f1']:.1f} on these images).\n"
         if detector
         else ""
     )
@@ -66,18 +69,16 @@ seed {settings["seed"]}, for an input of {settings["size"][0]}x{settings["size"]
 {hardware["cpu"]}, {hardware["cores"]} cores\
 {", " + hardware["gpu"] if hardware["gpu"] else ""}; torch {run["versions"]["torch"]}.
 
-    .venv/bin/python tools/train_weights {model} --data {kind}:PATH
+    .venv/bin/python tools/train_weights {repeat}
 
 **Accuracy** on {eager["data"]}, {eager["images"]} images, in points
-(by `edgedet-eval FILE --data {kind}:PATH --split {eager["data"].split(" ")[-1]}`,
+(by `edgedet-eval FILE --data {kind}:PATH --split {split}`,
 the INT8 files by `edgedet-export --model {model} --int8 --target ENGINE`):
 
 {_summary(measured, detector)}
 
 {notes}
-
-{about}{remarks}
-
+{about}{by_hand}
 {classes}
 
 **What it is bad at.** {worst} score lowest. {BAD_AT.get(model, BAD_AT.get(name, ""))}

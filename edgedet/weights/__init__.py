@@ -17,12 +17,12 @@ def shipped() -> list[str]:
 
 def find(name: str) -> Path:
     """The shipped weights of a model; UnknownName for no such model, WeightsError if none are shipped."""
-    entry(name)
+    data = "masks:PATH" if entry(name).task == "semantic" else "voc:PATH"
     path = ROOT / name / "model.safetensors"
     if not path.is_file():
         raise WeightsError(
             f"No weights are shipped for {name!r} (only for: {', '.join(shipped()) or 'none'}).",
-            hint=f"Train some with edgedet-train --model {name} --data voc:PATH, then pass --weights FILE.",
+            hint=f"Train some with edgedet-train --model {name} --data {data}, then pass --weights FILE.",
         )
     return path
 
