@@ -19,7 +19,7 @@ DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
     "tools/demo",
-    *(f"edgedet/weights/{n}/README.md" for n in ("yolo",)),
+    *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("edgedet/weights/*/README.md")),
 ]
 
 
