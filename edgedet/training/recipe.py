@@ -60,7 +60,7 @@ SEGMENTATION = Recipe(
 RECIPES: dict[str, Recipe] = {
     # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends
     "yolo": Recipe(epochs=18, refine=4.0),
-    # street scenes: windows of half the image's pixels, at 0.7 to 1.6 of the scale the network will see;
+    # street scenes: windows of half the image's pixels, at 0.7 to 1.5 of the scale the network will see;
     # Dice gives poles and signs a say beside road and sky
     "fcn": SEGMENTATION,
     # its scores are learned from nothing in 32 narrow channels: at 1e-3 the rare classes stay at zero
