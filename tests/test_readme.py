@@ -35,7 +35,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
 
 
 def check(text: str, where: str) -> int:
-    known = {verb: {o for p in command_of(verb).params for o in p.opts} for verb in VERBS}
+    known = {
+        verb: {o for p in command_of(verb).params for o in (*p.opts, *p.secondary_opts)} for verb in VERBS
+    }
     for verb in VERBS:
         known[verb] |= {"--help", "-h"}
     calls = commands(text)
