@@ -55,8 +55,12 @@ def train(
         typer.Option(help="LOW,HIGH: scale of the windows; 1 shows the whole image. [default: the recipe's]"),
     ] = None,
     upright: Annotated[
-        bool, typer.Option(help="The pictures have an up: windows are not flipped vertically.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--upright/--no-upright",
+            help="The pictures have an up: windows are not flipped vertically. [default: the recipe's]",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
     ] = None,
