@@ -22,6 +22,7 @@ def samples(masks: Path) -> Samples:
     return Samples(open_dataset(f"masks:{masks}", "all"), transform, seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_image_comes_with_its_map(samples: Samples, workers: int) -> None:
     seen = []
