@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.errors import ImageError
+from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.spec import Input
 from edgedet.data import Dataset
-from edgedet.errors import ImageError
-from edgedet.preprocess import Preprocessor
-from edgedet.spec import Input
 
 DEFAULT_IMAGES = 500
 

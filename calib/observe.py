@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.calib.observers import METHODS, Histogram
+from edgedet.calib.observers import METHODS, MagnitudeHistogram
 from edgedet.calib.scales import Scales, constant_norms, graph_hash
-from edgedet.errors import CalibrationError, MissingDependency, UnknownName
+from edgedet.contract.errors import CalibrationError, MissingDependency, UnknownName
 
 CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
 """What has weights to quantise, and the axis of the weights that counts output channels: (out, in/groups,
@@ -84,7 +84,7 @@ def observe(
     source = core.graph.input[0].name
     inner = [n for n in names if n != source]
     session = cpu_session(core, inner)
-    histograms = {n: Histogram() for n in names}
+    histograms = {n: MagnitudeHistogram() for n in names}
     every = max(1, total // CHECKPOINTS)
     history: list[tuple[int, npt.NDArray[np.float64]]] = []
     done = 0
@@ -113,7 +113,7 @@ def observe(
     return Scales(graph_hash(core), data(), done, method, settled, ranges, constant_norms(core))
 
 
-def _thresholds(histograms: dict[str, Histogram], method: str) -> npt.NDArray[np.float64]:
+def _thresholds(histograms: dict[str, MagnitudeHistogram], method: str) -> npt.NDArray[np.float64]:
     return np.array([h.range(method).threshold for h in histograms.values()])
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.calib.scales import Range, rounded
-from edgedet.errors import UnknownName
+from edgedet.contract.errors import UnknownName
 
 BINS = 4096
-"""At least half of them hold values (see `Histogram`): 16 per INT8 step."""
+"""At least half of them hold values (see `MagnitudeHistogram`): 16 per INT8 step."""
 
 LEVELS = 127
 """Steps of symmetric INT8 on each side of zero."""
@@ -33,7 +33,7 @@ CHUNK = 1 << 16
 Counts = npt.NDArray[np.int64]
 
 
-class Histogram:
+class MagnitudeHistogram:
     """Counts of |x| over [0, limit), limit a power of two that grows as larger values come.
 
     When limit doubles, neighbouring bins merge, which is exact; so the result depends neither on the
@@ -86,19 +86,19 @@ class Histogram:
         return rounded(max(self.low, -threshold), min(self.high, threshold))
 
 
-def minmax(histogram: Histogram) -> float:
+def minmax(histogram: MagnitudeHistogram) -> float:
     """The largest |x| seen."""
     return max(-histogram.low, histogram.high)
 
 
-def percentile(histogram: Histogram, share: float = 0.9999) -> float:
+def percentile(histogram: MagnitudeHistogram, share: float = 0.9999) -> float:
     """The upper edge of the bin below which `share` of the values lie."""
     cumulative = np.cumsum(histogram.counts)
     index = int(np.searchsorted(cumulative, share * cumulative[-1]))
     return (index + 1) * histogram.limit / BINS
 
 
-def mse(histogram: Histogram, candidates: int = 80) -> float:
+def mse(histogram: MagnitudeHistogram, candidates: int = 80) -> float:
     """The threshold, of `candidates` between 0.2 and 1 of the largest |x|, with the least squared error."""
     largest = minmax(histogram)
     used = np.flatnonzero(histogram.counts)
@@ -109,7 +109,7 @@ def mse(histogram: Histogram, candidates: int = 80) -> float:
     return float(thresholds[((x - quantised) ** 2 @ n).argmin()])
 
 
-METHODS: dict[str, Callable[[Histogram], float]] = {
+METHODS: dict[str, Callable[[MagnitudeHistogram], float]] = {
     "minmax": minmax,
     "percentile": percentile,
     "mse": mse,

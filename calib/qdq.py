@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edgedet.calib.observe import CONVOLUTIONS, OPERATORS, quantisable
 from edgedet.calib.scales import Range, Scales
-from edgedet.errors import CalibrationError, UsageError
+from edgedet.contract.errors import CalibrationError, UsageError
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgedet.errors import CalibrationError
-from edgedet.files import write_atomic
+from edgedet.contract.errors import CalibrationError
+from edgedet.contract.files import write_atomic
 
 CACHE_VERSION = 1
 

@@ -1,6 +1,6 @@
 """`python -m edgedet VERB`, which torchrun needs: `torchrun -m edgedet train ...`."""
 
-from edgedet.cli import main
+from edgedet.cli.main import main
 
 if __name__ == "__main__":
     main()

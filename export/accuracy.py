@@ -13,15 +13,15 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.boxes import area
+from edgedet.contract.boxes import area
+from edgedet.contract.errors import DataError, ImageError
+from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
-from edgedet.errors import DataError, ImageError
-from edgedet.evaluation import Predictor, engine_predictor, evaluate, evaluate_semantic
+from edgedet.evaluation import ModelUnderTest, engine_under_test, evaluate, evaluate_semantic
 from edgedet.evaluation.ap import every_point, match
 from edgedet.evaluation.segmentation import Confusion
-from edgedet.results import Detections, SegmentationMap
 from edgedet.runtime import Engine, open_source
-from edgedet.spec import Task
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 R = TypeVar("R", Detections, SegmentationMap)
@@ -92,7 +92,7 @@ def average_precision(dataset: Dataset, *, progress: bool) -> Measure:
     """VOC's 11-point AP at IoU 0.5 over the whole data set, in percent."""
 
     def measure(engine: Engine) -> float:
-        return 100 * evaluate(engine_predictor(engine), dataset, coco=False, progress=progress).ap11
+        return 100 * evaluate(engine_under_test(engine), dataset, coco=False, progress=progress).ap11
 
     return measure
 
@@ -105,7 +105,7 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     occurs; the reference itself has 100.
     """
     images = frames.images()
-    predict = engine_predictor(reference, reference.spec.thresholds)
+    predict = engine_under_test(reference, reference.spec.thresholds)
     truths = []
     for index, found in enumerate(map(_visible, _results(predict, images, Detections))):
         truths.append(Truth(Path(str(index)), found.boxes, found.labels, np.zeros(len(found), bool)))
@@ -114,7 +114,7 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
         return None
 
     def measure(engine: Engine) -> float:
-        detections = [_visible(d) for d in _results(engine_predictor(engine), images, Detections)]
+        detections = [_visible(d) for d in _results(engine_under_test(engine), images, Detections)]
         total = 0.0
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             total += float(count) * (every_point(match(detections, truths, int(label))) or 0.0)
@@ -127,7 +127,7 @@ def mean_iou(dataset: Dataset, *, progress: bool) -> Measure:
     """Mean IoU over the whole data set, void left out, in percent."""
 
     def measure(engine: Engine) -> float:
-        return 100 * evaluate_semantic(engine_predictor(engine), dataset, progress=progress).mean_iou
+        return 100 * evaluate_semantic(engine_under_test(engine), dataset, progress=progress).mean_iou
 
     return measure
 
@@ -141,11 +141,11 @@ def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
     images = frames.images()
     if not images:
         return None
-    expected = list(_results(engine_predictor(reference), images, SegmentationMap))
+    expected = list(_results(engine_under_test(reference), images, SegmentationMap))
 
     def measure(engine: Engine) -> float:
         counts = Confusion(len(engine.spec.classes))
-        found = _results(engine_predictor(engine), images, SegmentationMap)
+        found = _results(engine_under_test(engine), images, SegmentationMap)
         for a, b in zip(expected, found, strict=True):
             counts.add(a.classes, b.classes)
         return 100 * float(np.nanmean(counts.iou()))
@@ -197,7 +197,7 @@ def _visible(found: Detections) -> Detections:
     return Detections(found.boxes[there], found.scores[there], found.labels[there])
 
 
-def _results(predict: Predictor, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
+def _results(predict: ModelUnderTest, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
     for image in images:
         result = predict(image)
         assert isinstance(result, kind), f"got {type(result).__name__}, expected {kind.__name__}"

@@ -8,25 +8,25 @@ from typing import Any
 
 from edgedet.calib import Scales, observe
 from edgedet.calib.images import CalibrationSet
+from edgedet.contract.errors import CalibrationError
+from edgedet.contract.spec import Input
 from edgedet.data import KINDS, open_dataset
-from edgedet.errors import CalibrationError
-from edgedet.export.order import Log, Order
-from edgedet.spec import Input
+from edgedet.export.options import ExportOptions, Log
 
 
-def open_calibration(order: Order, weights: Path, spec: Input) -> CalibrationSet | Scales:
+def open_calibration(options: ExportOptions, weights: Path, spec: Input) -> CalibrationSet | Scales:
     """The images to calibrate on or, where none are named, the cache named or beside the weights.
 
     Raises:
         EmptyDataset, DataError: `--calib-data` cannot be used. CalibrationError: nothing to calibrate
             with, or a damaged cache.
     """
-    if order.calib_data:
-        kind, colon, _ = order.calib_data.partition(":")
-        named = order.calib_data if colon and kind in KINDS else f"folder:{order.calib_data}"
-        return CalibrationSet(open_dataset(named, "train"), spec, order.calib_images)
-    cache = order.calib_cache or weights.parent / "calibration.json"
-    if order.calib_cache is None and not cache.is_file():
+    if options.calib_data:
+        kind, colon, _ = options.calib_data.partition(":")
+        named = options.calib_data if colon and kind in KINDS else f"folder:{options.calib_data}"
+        return CalibrationSet(open_dataset(named, "train"), spec, options.calib_images)
+    cache = options.calib_cache or weights.parent / "calibration.json"
+    if options.calib_cache is None and not cache.is_file():
         raise CalibrationError(
             f"INT8 needs a calibration, and there is none beside {weights.name}.",
             hint="Give images: --calib-data voc:PATH or folder:PATH.",
@@ -34,7 +34,7 @@ def open_calibration(order: Order, weights: Path, spec: Input) -> CalibrationSet
     return Scales.load(cache)
 
 
-def calibrate(order: Order, source: CalibrationSet | Scales, core: Any, log: Log) -> Scales:
+def calibrate(options: ExportOptions, source: CalibrationSet | Scales, core: Any, log: Log) -> Scales:
     """The ranges of `core` (onnx.ModelProto), observed under a progress bar or taken from the cache.
 
     Raises CalibrationError: the cache belongs to another graph, or no image could be used.
@@ -42,25 +42,25 @@ def calibrate(order: Order, source: CalibrationSet | Scales, core: Any, log: Log
     skipped: list[str] = []
     if isinstance(source, Scales):
         scales = source
-        name = order.calib_cache.name if order.calib_cache else "beside the weights"
+        name = options.calib_cache.name if options.calib_cache else "beside the weights"
         scales.check(core, f"The calibration cache {name}")
         how = f"from the cache {name}"
     else:
         started = time.perf_counter()
-        with log.talk.bar("calibrate", len(source)) as advance:
+        with log.console.bar("calibrate", len(source)) as advance:
             scales = observe(
                 core,
                 source,
                 total=len(source),
                 data=source.describe,
-                method=order.calib_method,
+                method=options.calib_method,
                 on_image=advance,
             )
         how = f"in {time.perf_counter() - started:.0f} s"
         skipped = source.skipped
     if skipped:
         log.notes.append(f"calibration skipped {len(skipped)} unreadable images, the first: {skipped[0]}")
-    log.talk.line(
+    log.console.line(
         "calibrate", f"{scales.images} images {how}; ranges settled after {scales.settled} ({scales.method})"
     )
     log.facts["calibration"] = {

@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales, quantise
-from edgedet.calib.gate import Verdict
 from edgedet.calib.images import CalibrationSet
 from edgedet.calib.qdq import quantisable_layers
 from edgedet.calib.sensitivity import rank
+from edgedet.calib.verdict import Verdict
+from edgedet.contract.preprocess import preprocess
+from edgedet.contract.spec import Input
 from edgedet.data import Dataset
 from edgedet.export.accuracy import ACCURACY, MAX_FRAMES, Frames, Measure
-from edgedet.export.order import Log, Order
+from edgedet.export.options import ExportOptions, Log
 from edgedet.export.targets import Target
-from edgedet.preprocess import preprocess
 from edgedet.runtime import Engine
-from edgedet.spec import Input
 
 RANKED_ON = 12
 """Images that the sensitivity of layers is measured on."""
@@ -30,7 +30,7 @@ Calibration = CalibrationSet | Scales | None
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Gate:
     """How good FP32 is and how good anything else may be. `measure` is None where nothing can be measured.
 
     kind: "AP", "mIoU" or "agreement"; data: where; reference, allowed: percent; metric: the key under
@@ -50,28 +50,28 @@ class Yardstick:
         return Verdict(self.kind, self.reference, found, self.allowed)
 
 
-def yardstick(
-    order: Order, reference: Engine, evaluation: Eval, calibration: Calibration, log: Log
-) -> Yardstick:
+def make_gate(
+    options: ExportOptions, reference: Engine, evaluation: Eval, calibration: Calibration, log: Log
+) -> Gate:
     """AP or mIoU where there is truth, else agreement with `reference` (FP32) on real frames, or nothing."""
     task = ACCURACY[reference.spec.task]
     if isinstance(evaluation, Dataset):
-        measure = task.labelled(evaluation, progress=log.talk.bars)
+        measure = task.labelled(evaluation, progress=log.console.bars)
         found = measure(reference)
         log.facts["accuracy"] = {"measure": task.full, "data": evaluation.name}
-        return Yardstick(task.short, evaluation.name, measure, found, found - order.max_drop, task.metric)
+        return Gate(task.short, evaluation.name, measure, found, found - options.max_drop, task.metric)
     frames = frames_of(evaluation, calibration)
     if frames is None:
         log.notes.append("accuracy: no images to measure on; give --eval-data KIND:PATH, or a video")
-        return Yardstick()
+        return Gate()
     compared = task.agreement(reference, frames)
     if compared is None:
         log.notes.append(f"accuracy: FP32 finds nothing on {frames.name}; give other --eval-data")
-        return Yardstick()
+        return Gate()
     what = f"agreement with FP32's {task.results}"
     log.facts["accuracy"] = {"measure": what, "data": frames.name}
     log.notes.append(f"{what} on {frames.name}; labelled --eval-data gives {task.short}")
-    return Yardstick("agreement", frames.name, compared, 100.0, order.min_agreement)
+    return Gate("agreement", frames.name, compared, 100.0, options.min_agreement)
 
 
 def frames_of(evaluation: Eval, calibration: Calibration) -> Frames | None:
@@ -97,7 +97,7 @@ class Search:
     sensitivity: (layer, decibels gained by leaving it in float), filled when it was looked at.
     """
 
-    order: Order
+    options: ExportOptions
     target: Target
     core: Any
     scales: Scales
@@ -108,7 +108,7 @@ class Search:
 
     def __iter__(self) -> Iterator[Quantised]:
         placement = PLACEMENTS[self.target.name]
-        if self.order.sensitivity:
+        if self.options.sensitivity:
             self.look()
         full = quantise(self.core, self.scales, placement)
         yield full
@@ -131,7 +131,7 @@ class Search:
         some = replace(self.frames, indices=list(self.frames.indices)[::step][:RANKED_ON])
         images: list[npt.NDArray[np.float32]] = [preprocess(i, self.spec)[0] for i in some.images()]
         placement = PLACEMENTS[self.target.name]
-        with self.log.talk.bar("sensitivity", len(quantisable_layers(self.core, placement))) as advance:
+        with self.log.console.bar("sensitivity", len(quantisable_layers(self.core, placement))) as advance:
             self.sensitivity = tuple(rank(self.core, self.scales, placement, images, on_layer=advance))
 
 
@@ -143,7 +143,7 @@ def first_that_passes(
         verdict = judge(quantised)
         if verdict.passed is not False:
             break
-        log.talk.line(
+        log.console.line(
             "gate",
             f"{verdict.quantised:.2f} {verdict.measure} with {len(quantised.float)} layers in float;"
             f" at least {verdict.allowed:.2f} wanted",

@@ -20,12 +20,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edgedet.errors import ExportError
+from edgedet.contract.errors import ExportError
+from edgedet.contract.spec import SPEC_KEY, Decode, ModelSpec, Output
 from edgedet.export.passes.canonical import canonical
 from edgedet.export.passes.static_resize import static_resize
 from edgedet.models.backbones import fuse
 from edgedet.models.base import Model
-from edgedet.spec import SPEC_KEY, Decode, ModelSpec, Output
 
 OPSET = 20
 """The newest that TensorRT 10.3 (JetPack 6) reads whole."""

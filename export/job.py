@@ -10,31 +10,31 @@ from pathlib import Path
 import onnx
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales
-from edgedet.calib.gate import Verdict
-from edgedet.errors import EngineError, WeightsError
+from edgedet.calib.verdict import Verdict
+from edgedet.contract.errors import EngineError, WeightsError
+from edgedet.contract.spec import MAP_KINDS, ModelSpec
 from edgedet.export.accuracy import open_data
-from edgedet.export.agreement import compare
 from edgedet.export.calibrate import calibrate, open_calibration
-from edgedet.export.gate import Search, Yardstick, first_that_passes, frames_of, yardstick
+from edgedet.export.console import LabelledConsole
+from edgedet.export.gate import Gate, Search, first_that_passes, frames_of, make_gate
 from edgedet.export.graph import OPSET, Graphs, export_graphs, to_bytes, with_spec
 from edgedet.export.latency import side_by_side
-from edgedet.export.order import Log, Order, tools
+from edgedet.export.options import ExportOptions, Log, tools
+from edgedet.export.parity import compare
 from edgedet.export.passes.half import to_half
-from edgedet.export.plan_target import build_for
-from edgedet.export.report import Report, Row
+from edgedet.export.report import ExportReport, Row
 from edgedet.export.staging import Staging
-from edgedet.export.talk import Talk
 from edgedet.export.targets import Target
+from edgedet.export.tensorrt.plan import build_for
 from edgedet.models import make_spec
 from edgedet.models.base import Model
 from edgedet.runtime import Engine, open_engine
-from edgedet.runtime.machine import cores, cpu_name
-from edgedet.spec import MAP_KINDS, ModelSpec
+from edgedet.runtime.hardware import cores, cpu_name
 from edgedet.training.checkpoint import load_model
 from edgedet.weights import find
 
 
-def run(order: Order, talk: Talk) -> Report:
+def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
     """Do it all; the caller shows the report and lets its verdict raise.
 
     Where the gate fails, FP32 and the report are written, but nothing of the precision that failed
@@ -44,19 +44,19 @@ def run(order: Order, talk: Talk) -> Report:
         EdgedetError: as its parts do. Nothing half-made stays behind.
     """
     started = time.perf_counter()
-    target = order.check()
-    weights = order.weights or find(order.model)
-    log = Log(talk)
-    with Staging(order.output) as staging:
-        model, spec = _load(order, weights, log)
+    target = options.check()
+    weights = options.weights or find(options.model)
+    log = Log(console)
+    with Staging(options.output) as staging:
+        model, spec = _load(options, weights, log)
         # opened before any long work, so that a wrong path fails at once
-        evaluation = open_data(order.eval_data, "val", spec.task) if order.eval_data else None
-        calibration = open_calibration(order, weights, spec.input) if order.precision == "int8" else None
+        evaluation = open_data(options.eval_data, "val", spec.task) if options.eval_data else None
+        calibration = open_calibration(options, weights, spec.input) if options.precision == "int8" else None
         graphs = _export(model, spec, log)
 
-        files = _Files(order, target, graphs, staging)
+        files = _Files(options, target, graphs, staging)
         files.plain()
-        scales = None if calibration is None else calibrate(order, calibration, graphs.core, log)
+        scales = None if calibration is None else calibrate(options, calibration, graphs.core, log)
         if scales is not None and scales is not calibration:
             files.cache(scales)
         with ExitStack() as engines:
@@ -64,27 +64,27 @@ def run(order: Order, talk: Talk) -> Report:
             if not target.plan:
                 with suppress(EngineError):  # this engine or CPU has none: no row
                     opened["BF16"] = engines.enter_context(files.open(files.plain_name, precision="bf16"))
-            ruler = yardstick(order, opened["FP32"], evaluation, calibration, log)
+            gate = make_gate(options, opened["FP32"], evaluation, calibration, log)
             search = None
             if scales is not None:
                 frames = frames_of(evaluation, calibration)
-                search = Search(order, target, graphs.core, scales, frames, spec.input, log)
-            quantised, verdict = _typed(order, files, search, ruler, log)
+                search = Search(options, target, graphs.core, scales, frames, spec.input, log)
+            quantised, verdict = _typed(options, files, search, gate, log)
             if verdict is not None:
-                opened[order.precision.upper()] = engines.enter_context(files.open(files.typed_name))
-            rows = _rows(opened, files, ruler, verdict, target, log)
+                opened[options.precision.upper()] = engines.enter_context(files.open(files.typed_name))
+            rows = _rows(opened, files, gate, verdict, target, log)
 
         failed = verdict is not None and verdict.passed is False
-        if target.plan and (not failed or order.keep_failed):
-            plan = build_for(target, order, files.graph, files.spec, quantised.int8, log)
+        if target.plan and (not failed or options.keep_failed):
+            plan = build_for(target, options, files.graph, files.spec, quantised.int8, log)
             if plan is not None:
                 staging.write(files.plan_name, plan)
                 rows[-1] = replace(rows[-1], size=len(plan))
         files.publish(failed=failed)
-        reports = [f"{order.stem(target)}.report.{ending}" for ending in ("json", "html")]
-        report = Report(
-            model=order.model,
-            precision=order.precision,
+        reports = [f"{options.stem(target)}.report.{ending}" for ending in ("json", "html")]
+        report = ExportReport(
+            model=options.model,
+            precision=options.precision,
             target=target.name,
             engine=opened["FP32"].name,
             facts=log.facts,
@@ -105,13 +105,13 @@ def run(order: Order, talk: Talk) -> Report:
 class _Files:
     """The ONNX files of one export: made in the staging folder, published at the end."""
 
-    def __init__(self, order: Order, target: Target, graphs: Graphs, staging: Staging) -> None:
-        self.order, self.target, self.graphs, self.staging = order, target, graphs, staging
+    def __init__(self, options: ExportOptions, target: Target, graphs: Graphs, staging: Staging) -> None:
+        self.options, self.target, self.graphs, self.staging = options, target, graphs, staging
         self.heads = target.plan and graphs.spec.decode.kind not in MAP_KINDS
         """Whether the artifact ends at the heads. A plan takes no NMS and leaves decode to what runs after
         it; it takes an arg max."""
-        self.stem = order.stem(target)
-        self.plain_name = f"{order.model}.onnx"
+        self.stem = options.stem(target)
+        self.plain_name = f"{options.model}.onnx"
         self.typed_name = f"{self.stem}.onnx"
         self.plan_name = f"{self.stem}.plan"
         self.wrote: list[str] = []
@@ -124,19 +124,19 @@ class _Files:
 
     def cache(self, scales: Scales) -> None:
         """The calibration cache, published at once: it is whole, and took the longest."""
-        name = f"{self.order.model}.calibration.json"
+        name = f"{self.options.model}.calibration.json"
         scales.save(self.staging.folder / name)
         self.wrote.append(self.staging.publish(name).name)
 
     def typed(self, quantised: Quantised, metrics: dict[str, float], calibration: str) -> None:
         """The precision asked for, in the form the target takes."""
-        order = self.order
-        half = order.precision == "fp16" or (self.target.plan and order.precision == "int8")
+        options = self.options
+        half = options.precision == "fp16" or (self.target.plan and options.precision == "int8")
         core = to_half(quantised.graph) if half else quantised.graph
         self.graph = core if self.heads else self.graphs.decoded(core)
         spec = self.graphs.spec if self.heads else self.graphs.decoded_spec
         provenance = replace(spec.provenance, calibration=calibration)
-        self.spec = spec.with_(precision=order.precision, metrics=metrics, provenance=provenance)
+        self.spec = spec.with_(precision=options.precision, metrics=metrics, provenance=provenance)
         self.save(self.typed_name, self.graph, self.spec)
 
     def save(self, name: str, graph: onnx.ModelProto, spec: ModelSpec) -> None:
@@ -156,27 +156,27 @@ class _Files:
                 continue
             if not failed:
                 self.wrote.append(self.staging.publish(name).name)
-            elif self.order.keep_failed:
+            elif self.options.keep_failed:
                 under = f"{self.stem}-failed{Path(name).suffix}"
                 self.wrote.append(self.staging.publish(name, under=under).name)
 
 
-def _load(order: Order, weights: Path, log: Log) -> tuple[Model, ModelSpec]:
+def _load(options: ExportOptions, weights: Path, log: Log) -> tuple[Model, ModelSpec]:
     """The checkpoint and its spec at the size asked for."""
     model, spec = load_model(weights)
-    if spec.model != order.model:
+    if spec.model != options.model:
         raise WeightsError(
-            f"{weights} holds weights of {spec.model!r}, not of {order.model!r}.",
+            f"{weights} holds weights of {spec.model!r}, not of {options.model!r}.",
             hint=f"Use --model {spec.model}.",
         )
-    height, width = size = order.size or spec.input.size
+    height, width = size = options.size or spec.input.size
     if size != spec.input.size:
         resized = make_spec(spec.model, model, spec.classes, size=size)
         changed = replace(spec.input, height=height, width=width)
         spec = spec.with_(input=changed, outputs=resized.outputs, metrics={})
     known = spec.provenance
     trained = f" ({known.data})" if known.data else ""
-    log.talk.line(
+    log.console.line(
         "",
         f"{spec.model} · {spec.task} · {len(spec.classes)} classes · {height}x{width}"
         f" · weights {known.weights_sha256[:8]}{trained}",
@@ -198,7 +198,7 @@ def _export(model: Model, spec: ModelSpec, log: Log) -> Graphs:
     decoded = graphs.decoded()
     found = compare(model, graphs.spec, decoded)
     total, heads = len(decoded.graph.node), len(graphs.core.graph.node)
-    log.talk.line(
+    log.console.line(
         "export",
         f"ONNX opset {OPSET}, {total} nodes after simplification ({heads} to the heads);"
         f" equals eager to {found.heads:.0e}, {found}",
@@ -215,11 +215,11 @@ def _export(model: Model, spec: ModelSpec, log: Log) -> Graphs:
 
 
 def _typed(
-    order: Order, files: _Files, search: Search | None, ruler: Yardstick, log: Log
+    options: ExportOptions, files: _Files, search: Search | None, gate: Gate, log: Log
 ) -> tuple[Quantised, Verdict | None]:
     """The graph in the precision asked for, written to its file, and the gate's verdict on it."""
     plain = Quantised(files.graphs.core, (), ())
-    if order.precision == "fp32":
+    if options.precision == "fp32":
         if files.target.plan:
             files.typed(plain, dict(files.graphs.spec.metrics), "")
         return plain, None
@@ -228,11 +228,11 @@ def _typed(
     def judge(quantised: Quantised) -> Verdict:
         files.typed(quantised, {}, calibration)
         with files.open(files.typed_name) as engine:
-            return ruler.judge(engine)
+            return gate.judge(engine)
 
     quantised, verdict = first_that_passes(iter(search or [plain]), judge, log)
-    if ruler.metric and verdict.quantised is not None:
-        metrics = {f"{ruler.metric}@{ruler.data}": round(verdict.quantised / 100, 5)}
+    if gate.metric and verdict.quantised is not None:
+        metrics = {f"{gate.metric}@{gate.data}": round(verdict.quantised / 100, 5)}
         files.typed(quantised, metrics, calibration)
     if search is not None:
         total, heads = len(quantised.int8) + len(quantised.float), len(files.graphs.spec.outputs)
@@ -241,7 +241,7 @@ def _typed(
         if quantised.unsupported:
             count = len(quantised.unsupported)
             log.notes.append(f"{count} transposed convolutions left in float: {placement.float_transposed}")
-        log.talk.line(
+        log.console.line(
             "quantise",
             f"{len(quantised.int8)} of {total} convolutions INT8; float: decode,"
             f" {heads} head output{'s' * (heads > 1)}{left}",
@@ -258,15 +258,15 @@ def _typed(
 def _rows(
     opened: dict[str, Engine],
     files: _Files,
-    ruler: Yardstick,
+    gate: Gate,
     verdict: Verdict | None,
     target: Target,
     log: Log,
 ) -> list[Row]:
     """Size, latency side by side, accuracy; the sizes are those of the ONNX files."""
-    accuracy: dict[str, float | None] = {"FP32": ruler.reference}
+    accuracy: dict[str, float | None] = {"FP32": gate.reference}
     if "BF16" in opened:
-        accuracy["BF16"] = ruler.judge(opened["BF16"]).quantised
+        accuracy["BF16"] = gate.judge(opened["BF16"]).quantised
     latency = {} if target.plan else side_by_side(opened)
     if target.plan:
         log.notes.append("latency: a plan runs on its own GPU only; edgedet-bench measures it there")

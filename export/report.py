@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from edgedet.calib.gate import Verdict
+from edgedet.calib.verdict import Verdict
 
 NOTHING = "--"
 
@@ -31,7 +31,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportReport:
     """Everything measured in one run of `edgedet-export`.
 
     facts: what was exported, calibrated and quantised, by section; rows: FP32 first, all of them measured

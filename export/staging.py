@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from edgedet.files import output_error
+from edgedet.contract.files import output_error
 
 _NAME = re.compile(r"^\.edgedet-export\.(\d+)\.partial$")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from edgedet.errors import MissingDependency, UnknownName
+from edgedet.contract.errors import MissingDependency, UnknownName
 
 
 @dataclass(frozen=True)

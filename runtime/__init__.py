@@ -14,28 +14,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgedet.runtime.engine import Engine, Request, open_engine
-    from edgedet.runtime.onnx_metadata import read_metadata, read_spec
-    from edgedet.runtime.overlay import Overlay
+    from edgedet.runtime.engines.engine import Engine, Request, open_engine
+    from edgedet.runtime.engines.onnx_metadata import read_metadata, read_spec
     from edgedet.runtime.pipeline import Pipeline
     from edgedet.runtime.predictor import CpuPredictor, Predictor, open_predictor
-    from edgedet.runtime.sinks import Callback, JsonLines, Null, Sink
-    from edgedet.runtime.sources import Source, open_source
+    from edgedet.runtime.sinks.overlay import Overlay
+    from edgedet.runtime.sinks.sink import Callback, JsonLines, Null, Sink
+    from edgedet.runtime.sinks.video import VideoFile, Window
+    from edgedet.runtime.sources.source import Source, open_source
     from edgedet.runtime.stats import Histogram, Report, Timing
     from edgedet.runtime.tiles import TiledPredictor
-    from edgedet.runtime.video_sinks import VideoFile, Window
 
 _HOMES = {
-    "engine": ("Engine", "Request", "open_engine"),
-    "onnx_metadata": ("read_metadata", "read_spec"),
-    "overlay": ("Overlay",),
+    "engines.engine": ("Engine", "Request", "open_engine"),
+    "engines.onnx_metadata": ("read_metadata", "read_spec"),
+    "sinks.overlay": ("Overlay",),
     "pipeline": ("Pipeline",),
     "predictor": ("CpuPredictor", "Predictor", "open_predictor"),
-    "sinks": ("Callback", "JsonLines", "Null", "Sink"),
-    "sources": ("Source", "open_source"),
+    "sinks.sink": ("Callback", "JsonLines", "Null", "Sink"),
+    "sources.source": ("Source", "open_source"),
     "stats": ("Histogram", "Report", "Timing"),
     "tiles": ("TiledPredictor",),
-    "video_sinks": ("VideoFile", "Window"),
+    "sinks.video": ("VideoFile", "Window"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -28,12 +28,12 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from edgedet.errors import EdgedetError, EngineError, SinkError, SourceError
-from edgedet.results import Frame, Result
-from edgedet.runtime.overlay import Overlay
+from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError
+from edgedet.contract.results import Frame, Result
 from edgedet.runtime.predictor import Predictor, Ticket
-from edgedet.runtime.sinks import Sink, Stream
-from edgedet.runtime.sources import Image, Source
+from edgedet.runtime.sinks.overlay import Overlay
+from edgedet.runtime.sinks.sink import RunInfo, Sink
+from edgedet.runtime.sources.source import Image, Source
 from edgedet.runtime.stats import Histogram, Report
 
 _SPARE_BUFFERS = 3
@@ -319,8 +319,8 @@ class Pipeline:
         if self._notify:
             self._notify(text)
 
-    def _stream(self) -> Stream:
-        return Stream(self._source.name, self._source.fps, self._source.live, self._predictor.spec)
+    def _stream(self) -> RunInfo:
+        return RunInfo(self._source.name, self._source.fps, self._source.live, self._predictor.spec)
 
 
 def _named(stage: str, error: BaseException) -> BaseException:

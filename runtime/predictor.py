@@ -22,12 +22,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.errors import EngineError
-from edgedet.postprocess import postprocess
-from edgedet.preprocess import Placement, Preprocessor
-from edgedet.results import Frame, Result
-from edgedet.runtime.engine import Engine, Request, open_engine
-from edgedet.spec import ModelSpec, Thresholds
+from edgedet.contract.errors import EngineError
+from edgedet.contract.postprocess import postprocess
+from edgedet.contract.preprocess import FrameTransform, Preprocessor
+from edgedet.contract.results import Frame, Result
+from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.runtime.engines.engine import Engine, Request, open_engine
 
 
 class Ticket:
@@ -107,10 +107,10 @@ class CpuPredictor:
         try:
             started = time.perf_counter()
             rows = request.inputs[self.spec.input.name]
-            placements = [
+            transforms = [
                 self._preprocessor(frame.image, row) for frame, row in zip(frames, rows, strict=False)
             ]
-            ticket = CpuTicket(self.stages, request, placements)
+            ticket = CpuTicket(self.stages, request, transforms)
             ticket.times["preprocess"] = time.perf_counter() - started
             request.start()
         except BaseException:
@@ -123,7 +123,7 @@ class CpuPredictor:
         try:
             ticket.times["engine"] = ticket.request.wait()
             started = time.perf_counter()
-            results = postprocess(ticket.request.outputs, self.spec, ticket.placements)
+            results = postprocess(ticket.request.outputs, self.spec, ticket.transforms)
             ticket.times["postprocess"] = time.perf_counter() - started
             return list(results)
         finally:
@@ -151,10 +151,10 @@ class CpuPredictor:
 class CpuTicket(Ticket):
     """A request under way and where its frames lie in the input."""
 
-    def __init__(self, stages: Sequence[str], request: Request, placements: list[Placement]) -> None:
+    def __init__(self, stages: Sequence[str], request: Request, transforms: list[FrameTransform]) -> None:
         super().__init__(stages)
         self.request = request
-        self.placements = placements
+        self.transforms = transforms
 
 
 def open_predictor(

@@ -20,8 +20,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.errors import EngineError, UsageError
-from edgedet.results import Frame, Result, SegmentationMap
+from edgedet.contract.errors import EngineError, UsageError
+from edgedet.contract.results import Frame, Result, SegmentationMap
 from edgedet.runtime.predictor import CpuPredictor, CpuTicket, Ticket
 
 OVERLAP = 0.25

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgedet.spec import SPEC_KEY, Decode, Input, ModelSpec, Output, Precision, Resize, Role
+from edgedet.contract.spec import SPEC_KEY, Decode, Input, ModelSpec, Output, Precision, Resize, Role
+
+pytest_plugins = ("runtime_fixtures", "evaluation_fixtures", "data_fixtures")  # tests/fixtures, on pytest's path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -9,7 +9,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from edgedet.cli import VERBS
+from edgedet.cli.main import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,14 +31,14 @@ HEAVY = {
 
 ONLY_IN = {
     # an engine's library is known to the file that wraps it
-    "openvino": {"edgedet.runtime.backend_openvino"},
+    "openvino": {"edgedet.runtime.engines.backend_openvino"},
     # calibration reads tensors inside the graph, which the engine does not show
-    "onnxruntime": {"edgedet.runtime.backend_onnxruntime", "edgedet.calib.observe"},
-    "tensorrt": {"edgedet.export.target_tensorrt"},
-    "tensorrt_rtx": {"edgedet.export.target_rtx"},
+    "onnxruntime": {"edgedet.runtime.engines.backend_onnxruntime", "edgedet.calib.observe"},
+    "tensorrt": {"edgedet.export.tensorrt.trt"},
+    "tensorrt_rtx": {"edgedet.export.tensorrt.rtx"},
     "pycuda": set(),
     "onnxsim": {"edgedet.export.graph"},
-    "matplotlib": {"edgedet.bench_picture"},
+    "matplotlib": {"edgedet.bench.picture"},
 }
 
 TORCH_PACKAGES = ("edgedet.models", "edgedet.data", "edgedet.training", "edgedet.export")
@@ -60,7 +60,8 @@ def loaded(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["edgedet", "edgedet.runtime", "edgedet.calib", "edgedet.evaluation", "edgedet.postprocess"]
+    "module",
+    ["edgedet", "edgedet.runtime", "edgedet.calib", "edgedet.evaluation", "edgedet.contract"],
 )
 def test_importing_a_library_part_loads_nothing_heavy(module: str) -> None:
     assert not loaded(f"import {module}") & HEAVY
@@ -81,7 +82,7 @@ def test_importing_the_runtime_makes_no_cuda_context() -> None:
 
 
 def test_overview_loads_no_verb_and_no_numpy() -> None:
-    modules = loaded("from edgedet.cli import edgedet; edgedet(['--help'])")
+    modules = loaded("from edgedet.cli.main import edgedet; edgedet(['--help'])")
     assert "numpy" not in modules
     assert "cv2" not in modules
 
@@ -98,11 +99,11 @@ def test_torch_stays_where_models_are_made(graph: grimp.ImportGraph, library: st
     assert importers, "the graph sees no import of it: is it built right?"
     stray = {m for m in importers if not m.startswith(TORCH_PACKAGES) and m not in TORCH_FILES}
     # a verb may ask torch for its devices, inside its own body
-    assert stray <= {"edgedet.cli_train", "edgedet.cli_export", "edgedet.cli_eval"}
+    assert stray <= {"edgedet.cli.train", "edgedet.cli.export", "edgedet.cli.eval"}
 
 
 def test_the_graph_sees_through_the_symlinks(graph: grimp.ImportGraph) -> None:
-    assert {"edgedet.runtime.engine", "edgedet.calib.scales", "edgedet.export"} <= graph.modules
+    assert {"edgedet.runtime.engines.engine", "edgedet.calib.scales", "edgedet.export"} <= graph.modules
 
 
 def test_the_layers_hold() -> None:

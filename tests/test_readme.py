@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedet.cli import VERBS, command_of, overview
+from edgedet.cli.main import VERBS, command_of, overview
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ def test_the_python_of_the_readme_runs(
 
 
 def test_one_picture_and_the_network_alone(tiny_model: Callable[..., Path]) -> None:
-    from edgedet.results import Detections
+    from edgedet.contract.results import Detections
     from edgedet.runtime import open_engine, open_predictor
 
     with open_predictor(tiny_model()) as predictor:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgedet import weights
-from edgedet.cli import run_verb
-from edgedet.errors import UnknownName, WeightsError
+from edgedet.cli.main import run_verb
+from edgedet.contract.errors import UnknownName, WeightsError
 from edgedet.models import MODELS
 
 SHIPPED = weights.shipped()

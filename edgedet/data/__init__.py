@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgedet.contract.errors import DataError, UnknownName, UsageError
 from edgedet.data.dataset import Dataset
 from edgedet.data.sample import Problem, Problems, Sample, Truth
-from edgedet.errors import DataError, UnknownName, UsageError
 
 __all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
 

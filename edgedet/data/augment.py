@@ -11,9 +11,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from edgedet.contract.spec import VOID
+from edgedet.contract.targets import Targets
 from edgedet.data.sample import Sample
-from edgedet.models.base import Targets
-from edgedet.spec import VOID
 
 
 def detection_transform(size: tuple[int, int], *, train: bool, fill: tuple[int, int, int]) -> v2.Compose:

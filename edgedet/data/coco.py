@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgedet.contract.errors import AnnotationError, DataError, UnknownName
 from edgedet.data import clean
 from edgedet.data.clean import BoxList
 from edgedet.data.coco_masks import CocoMasks, segmentation
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems, Truth
-from edgedet.errors import AnnotationError, DataError, UnknownName
 
 
 def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:

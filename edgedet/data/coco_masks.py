@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.errors import AnnotationError, MissingDependency
+from edgedet.contract.errors import AnnotationError, MissingDependency
 
 Polygons: TypeAlias = list[npt.NDArray[np.float64]]
 Runs: TypeAlias = dict[str, Any]

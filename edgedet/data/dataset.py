@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
+from edgedet.contract.image_files import image_size, read_image
 from edgedet.data.clean import BROKEN_IMAGE
-from edgedet.data.images import image_size, read_image
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
-from edgedet.errors import DataError, EmptyDataset, ImageError, MaskError
 
 
 @dataclass(frozen=True, eq=False)

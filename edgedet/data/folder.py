@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgedet.contract.errors import DataError, EmptyDataset
+from edgedet.contract.image_files import ENDINGS
 from edgedet.data.clean import BoxList
 from edgedet.data.dataset import Dataset, existing
-from edgedet.data.images import ENDINGS
 from edgedet.data.sample import Problems
-from edgedet.errors import DataError, EmptyDataset
 
 
 def open_folder(path: Path) -> Dataset:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.errors import ImageError, MaskError
+from edgedet.contract.image_files import list_images, read_stored
+from edgedet.contract.spec import VOID
 from edgedet.data import clean
 from edgedet.data.clean import BoxList
-from edgedet.data.images import list_images, read_stored
 from edgedet.data.mask_labels import Labels
 from edgedet.data.sample import Problems, Truth
-from edgedet.errors import ImageError, MaskError
-from edgedet.spec import VOID
 
 LOSSY = (".jpg", ".jpeg")
 

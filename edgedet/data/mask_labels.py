@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.errors import AnnotationError, DataError
-from edgedet.spec import VOID
+from edgedet.contract.errors import AnnotationError, DataError
+from edgedet.contract.spec import VOID
 
 VOID_NAME = "void"
 

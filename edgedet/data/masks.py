@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgedet.contract.errors import DataError, UnknownName
+from edgedet.contract.image_files import ENDINGS
 from edgedet.data import clean
 from edgedet.data.dataset import Dataset, existing
-from edgedet.data.images import ENDINGS
 from edgedet.data.mask_file import by_stem, class_map_truths
 from edgedet.data.mask_labels import Labels, labels_of
 from edgedet.data.sample import Problems, Truth
-from edgedet.errors import DataError, UnknownName
 
 # the 11 classes of Badrinarayanan et al. 2017 (SegNet), in the order of its masks
 CAMVID = "sky building pole road pavement tree sign fence car pedestrian bicyclist void".replace(" ", "\n")

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
+from edgedet.contract.errors import AnnotationError, DataError, UnknownName
+from edgedet.contract.image_files import list_images
 from edgedet.data import clean
 from edgedet.data.clean import BoxList, number
 from edgedet.data.dataset import Dataset, existing
-from edgedet.data.images import list_images
 from edgedet.data.mask_file import by_stem, class_map_truths
 from edgedet.data.mask_labels import labels_of
 from edgedet.data.sample import Problems, Truth
-from edgedet.errors import AnnotationError, DataError, UnknownName
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgedet.contract.errors import AnnotationError, DataError, ImageError, UnknownName
+from edgedet.contract.image_files import ENDINGS, image_size, list_images
 from edgedet.data import clean
 from edgedet.data.clean import BoxList, number
 from edgedet.data.dataset import Dataset, existing
-from edgedet.data.images import ENDINGS, image_size, list_images
 from edgedet.data.sample import Problems, Truth
 from edgedet.data.yolo_yaml import read_yaml
-from edgedet.errors import AnnotationError, DataError, ImageError, UnknownName
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgedet.errors import AnnotationError, MissingDependency
+from edgedet.contract.errors import AnnotationError, MissingDependency
 
 
 def read_yaml(file: Path) -> dict[str, list[str]]:

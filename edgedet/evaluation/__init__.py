@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from edgedet.evaluation.evaluate import (
     EVAL_THRESHOLDS,
+    ModelUnderTest,
     Predict,
-    Predictor,
-    engine_predictor,
+    engine_under_test,
     evaluate,
 )
 from edgedet.evaluation.evaluate_semantic import evaluate_semantic
@@ -17,11 +17,11 @@ __all__ = [
     "ClassMetrics",
     "ClassPixels",
     "Metrics",
+    "ModelUnderTest",
     "Predict",
-    "Predictor",
     "SegmentationMetrics",
     "Trimap",
-    "engine_predictor",
+    "engine_under_test",
     "evaluate",
     "evaluate_semantic",
 ]

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.boxes import pairwise_iou
+from edgedet.contract.boxes import pairwise_iou
+from edgedet.contract.results import Detections
 from edgedet.data.sample import Truth
-from edgedet.results import Detections
 
 
 @dataclass(frozen=True, eq=False)

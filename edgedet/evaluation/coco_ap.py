@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from edgedet.contract.errors import MissingDependency
+from edgedet.contract.results import Detections
 from edgedet.data.sample import Truth
-from edgedet.errors import MissingDependency
-from edgedet.results import Detections
 
 
 @dataclass(frozen=True)

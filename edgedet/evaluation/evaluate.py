@@ -12,15 +12,15 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
+from edgedet.contract.postprocess import postprocess
+from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.results import Detections, Result
+from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.data import Dataset, Truth
-from edgedet.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
-from edgedet.postprocess import postprocess
-from edgedet.preprocess import Preprocessor
-from edgedet.results import Detections, Result
-from edgedet.spec import ModelSpec, Thresholds
 
 EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=100)
 """Accuracy is measured with nearly every box kept: the precision-recall curve needs its low end."""
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
+class ModelUnderTest:
     """A model as a callable that knows its classes, which `evaluate` maps to the data set's.
 
     many: up to `batch` images at once -> one result each.
@@ -62,21 +62,21 @@ class Predictor:
         return self.many([image])[0]
 
 
-def engine_predictor(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> Predictor:
+def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> ModelUnderTest:
     """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
     batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
 
     def many(images: Sequence[Image]) -> list[Result]:
-        placements = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        return postprocess(engine.infer({spec.input.name: batch}), spec, placements)
+        transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
+        return postprocess(engine.infer({spec.input.name: batch}), spec, transforms)
 
-    return Predictor(many, spec.classes, len(batch))
+    return ModelUnderTest(many, spec.classes, len(batch))
 
 
 def evaluate(
-    predict: Predict | Predictor,
+    predict: Predict | ModelUnderTest,
     dataset: Dataset,
     *,
     classes: Sequence[str] | None = None,
@@ -152,7 +152,7 @@ def evaluate(
 
 
 def predictions(
-    predict: Predict | Predictor,
+    predict: Predict | ModelUnderTest,
     dataset: Dataset,
     indices: Sequence[int],
     truth: Callable[[int], T],
@@ -172,8 +172,10 @@ def predictions(
     Raises:
         EmptyDataset: none can be read.
     """
-    many = predict.many if isinstance(predict, Predictor) else lambda images: [predict(i) for i in images]
-    batch = predict.batch if isinstance(predict, Predictor) else 1
+    many = (
+        predict.many if isinstance(predict, ModelUnderTest) else lambda images: [predict(i) for i in images]
+    )
+    batch = predict.batch if isinstance(predict, ModelUnderTest) else 1
     for chunk in _track(indices, batch, dataset.name, progress):
         images: list[Image] = []
         truths: list[T] = []

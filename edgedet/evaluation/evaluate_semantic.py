@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.errors import DataError
+from edgedet.contract.results import SegmentationMap
+from edgedet.contract.spec import VOID
 from edgedet.data import Dataset
-from edgedet.errors import DataError
 from edgedet.evaluation.evaluate import (
+    ModelUnderTest,
     Predict,
-    Predictor,
     coverage,
     match_classes,
     predictions,
@@ -20,12 +22,10 @@ from edgedet.evaluation.evaluate import (
 )
 from edgedet.evaluation.metrics import ClassPixels, SegmentationMetrics, Trimap
 from edgedet.evaluation.segmentation import Confusion, trimap
-from edgedet.results import SegmentationMap
-from edgedet.spec import VOID
 
 
 def evaluate_semantic(
-    predict: Predict | Predictor,
+    predict: Predict | ModelUnderTest,
     dataset: Dataset,
     *,
     classes: Sequence[str] | None = None,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, Predictor
-from edgedet.postprocess import detections
-from edgedet.preprocess import Preprocessor
-from edgedet.results import Result, SegmentationMap
-from edgedet.spec import ModelSpec, Thresholds
+from edgedet.contract.postprocess import detections
+from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.results import Result, SegmentationMap
+from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, ModelUnderTest
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from edgedet.models.base import Model
 
 
-def torch_predictor(
+def torch_under_test(
     model: Model,
     spec: ModelSpec,
     *,
     device: torch.device | str = "cpu",
     thresholds: Thresholds = EVAL_THRESHOLDS,
     batch: int = 16,
-) -> Predictor:
+) -> ModelUnderTest:
     """Preprocess -> `model.forward` and `model.decode` -> what `postprocess` gives, up to `batch` at once.
 
     The model must be on `device` and stays there; it runs in eval mode, and its training mode is put
@@ -38,7 +38,7 @@ def torch_predictor(
     buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
 
     def many(images: Sequence[Image]) -> list[Result]:
-        placements = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
+        transforms = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
         inputs = torch.from_numpy(buffer[: len(images)]).to(device)
         training = model.training
         model.eval()
@@ -50,8 +50,8 @@ def torch_predictor(
             model.train(training)
         if "class_map" in found:
             maps = found["class_map"].numpy()
-            return [SegmentationMap(p.map_to_frame(m)) for p, m in zip(placements, maps, strict=True)]
+            return [SegmentationMap(p.map_to_frame(m)) for p, m in zip(transforms, maps, strict=True)]
         boxes, scores = found["boxes"].float().numpy(), found["scores"].float().numpy()
-        return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(placements)]
+        return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(transforms)]
 
-    return Predictor(many, spec.classes, batch)
+    return ModelUnderTest(many, spec.classes, batch)

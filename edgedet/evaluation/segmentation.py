@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.spec import VOID
+from edgedet.contract.spec import VOID
 
 Map = npt.NDArray[np.uint8]
 

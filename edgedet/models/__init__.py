@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgedet.errors import UnknownName, UsageError
-from edgedet.spec import Input, ModelSpec, Resize, Task
+from edgedet.contract.errors import UnknownName, UsageError
+from edgedet.contract.spec import Input, ModelSpec, Resize, Task
 
 if TYPE_CHECKING:
     from edgedet.models.base import Model

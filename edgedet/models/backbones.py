@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgedet.errors import MissingDependency, WeightsError
+from edgedet.contract.errors import MissingDependency, WeightsError
 
 STRIDES = (2, 4, 8, 16, 32)
 

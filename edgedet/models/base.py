@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgedet.spec import Decode, Output
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What a model is trained on: one image's boxes, or the class of each of its pixels.
-
-    boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
-    neither to be found nor to be punished (VOC's "difficult", COCO's crowds). class_map (H, W) uint8 at
-    the network's input size, 255 = void: not trained on; None where the data has none.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
-    class_map: Tensor | None = None
+from edgedet.contract.spec import Decode, Output
+from edgedet.contract.targets import Targets
 
 
 class Model(nn.Module, abc.ABC):
@@ -59,4 +44,4 @@ class Model(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def decode_spec(self) -> Decode:
-        """What `decode` does, for the spec: the kind of `edgedet.decode.DECODERS` and its parameters."""
+        """What `decode` does, for the spec: a kind of `contract.decode.DECODERS` and its parameters."""

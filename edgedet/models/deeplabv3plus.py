@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgedet.errors import UsageError
+from edgedet.contract.errors import UsageError
 from edgedet.models.backbones import Backbone
 from edgedet.models.layers import conv_norm_act, separable
 from edgedet.models.segmenter import Segmenter, widen

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
-from edgedet.errors import DataError, UnknownName, UsageError
-from edgedet.spec import VOID
+from edgedet.contract.errors import DataError, UnknownName, UsageError
+from edgedet.contract.spec import VOID
 
 Weights: TypeAlias = float | tuple[float, ...]
 """One number says how class 1 of two is weighted against class 0; several are one weight for each class."""

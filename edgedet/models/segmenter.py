@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgedet import decode as decoders
-from edgedet.models.base import Model, Targets
+from edgedet.contract import decode as decoders
+from edgedet.contract.spec import Decode, Output
+from edgedet.contract.targets import Targets
+from edgedet.models.base import Model
 from edgedet.models.segmentation_loss import parse_loss
-from edgedet.spec import Decode, Output
 
 
 class Segmenter(Model):
@@ -40,7 +41,7 @@ class Segmenter(Model):
         return terms
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """{"class_map": (N, H, W) uint8} at `size`: `edgedet.decode.class_map`."""
+        """{"class_map": (N, H, W) uint8} at `size`: `edgedet.contract.decode.class_map`."""
         found: Tensor = decoders.class_map({"class_logits": heads["class_logits"].float()}, size)
         return {"class_map": found.to(torch.uint8)}
 
@@ -50,7 +51,7 @@ class Segmenter(Model):
         return (Output("class_logits", "class_logits", shape),)
 
     def decode_spec(self) -> Decode:
-        """`edgedet.decode.class_map`."""
+        """`edgedet.contract.decode.class_map`."""
         return Decode("class_map")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from edgedet.errors import UnknownName
+from edgedet.contract.errors import UnknownName
 from edgedet.models.backbones import Backbone
 from edgedet.models.layers import conv_norm_act
 from edgedet.models.segmenter import Segmenter

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (its usual name)
 
-from edgedet.errors import UnknownName, UsageError
+from edgedet.contract.errors import UnknownName, UsageError
 
 
 class Upsampling(nn.Module, abc.ABC):

@@ -29,12 +29,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgedet import decode as decoders
-from edgedet.boxes import area, giou, iou, pairwise_iou, to_centre
+from edgedet.contract import decode as decoders
+from edgedet.contract.boxes import area, giou, iou, pairwise_iou, to_centre
+from edgedet.contract.spec import Decode, Output
+from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
-from edgedet.models.base import Model, Targets
+from edgedet.models.base import Model
 from edgedet.models.layers import conv_norm_act
-from edgedet.spec import Decode, Output
 
 
 class Yolo(Model):
@@ -113,7 +114,7 @@ class Yolo(Model):
         self.criterion.refine = weight
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.decode.yolo`."""
+        """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.contract.decode.yolo`."""
         boxes, scores = decoders.yolo(heads, size, boxes_per_cell=self.boxes_per_cell, side=self.size)
         return {"boxes": boxes, "scores": scores}
 
@@ -123,7 +124,7 @@ class Yolo(Model):
         return (Output("grid", "grid", (None, channels, size[0] // self.cell, size[1] // self.cell)),)
 
     def decode_spec(self) -> Decode:
-        """`edgedet.decode.yolo` with B and the training size."""
+        """`edgedet.contract.decode.yolo` with B and the training size."""
         return Decode("yolo", {"boxes_per_cell": self.boxes_per_cell, "side": list(self.size)})
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
+from edgedet.contract.errors import EmptyDataset, ImageError, MaskError
+from edgedet.contract.targets import Targets
 from edgedet.data import Dataset as Source
 from edgedet.data.augment import apply
 from edgedet.data.sample import Problem, Sample
-from edgedet.errors import EmptyDataset, ImageError, MaskError
-from edgedet.models.base import Targets
 
 Batch = tuple[Tensor, list[Targets], list[Problem]]
 """images (N, 3, H, W) uint8 RGB, targets, and the problems of samples that had to be replaced."""

@@ -1,6 +1,6 @@
 """Checkpoints: safetensors with JSON in their metadata. Loading one never runs code from it.
 
-A model file holds the weights of one model and, in the metadata, its spec (`edgedet.spec`) and the
+A model file holds the weights of one model and, in the metadata, its spec (`edgedet.contract.spec`) and the
 options its class was built with. A state file holds all that a run needs to go on.
 """
 
@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgedet.errors import SpecError, WeightsError
-from edgedet.files import atomic_path
+from edgedet.contract.errors import SpecError, WeightsError
+from edgedet.contract.files import atomic_path
+from edgedet.contract.spec import SPEC_KEY, ModelSpec
 from edgedet.models import build
 from edgedet.models.base import Model
-from edgedet.spec import SPEC_KEY, ModelSpec
 
 OPTIONS_KEY = "edgedet.model_options"
 

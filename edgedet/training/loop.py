@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from edgedet.contract.errors import DataError, TrainingError
+from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
-from edgedet.errors import DataError, TrainingError
 from edgedet.evaluation import Metrics, SegmentationMetrics
-from edgedet.evaluation.predict_torch import torch_predictor
+from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
-from edgedet.spec import ModelSpec
 from edgedet.training.batches import Batch, Order, Samples, loader, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.processes import Processes
@@ -178,7 +178,7 @@ class Trainer:
         assert self.val is not None
         metrics: Metrics | SegmentationMetrics | None = None
         if self.processes.main:
-            predict = torch_predictor(self.average, self.spec, device=self.processes.device)
+            predict = torch_under_test(self.average, self.spec, device=self.processes.device)
             metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
         score = self.processes.broadcast(self.task.value(metrics) if metrics else 0.0)
         if score > self.progress.best:
@@ -216,7 +216,7 @@ class Trainer:
 
 
 class Normalise:
-    """uint8 RGB (N, 3, H, W) on any device -> the network's float input, as edgedet.preprocess makes it."""
+    """uint8 RGB (N, 3, H, W) on any device -> float network input, as `contract.preprocess` makes it."""
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         self.device = device

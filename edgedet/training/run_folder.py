@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgedet.errors import TrainingError
-from edgedet.files import output_error, write_atomic
+from edgedet.contract.errors import TrainingError
+from edgedet.contract.files import output_error, write_atomic
 
 
 class RunFolder:

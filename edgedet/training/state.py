@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgedet.files import atomic_path
+from edgedet.contract.files import atomic_path
 from edgedet.training.checkpoint import load_state, read
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torchvision.transforms import v2
 
+from edgedet.contract.spec import Task
 from edgedet.data.augment import detection_transform, segmentation_transform
 from edgedet.evaluation import Metrics, SegmentationMetrics, evaluate, evaluate_semantic
-from edgedet.spec import Task
 from edgedet.training.recipe import Recipe
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgedet.errors import WeightsError
+from edgedet.contract.errors import WeightsError
 from edgedet.models import entry
 
 ROOT = Path(__file__).parent

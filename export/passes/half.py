@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgedet.errors import ExportError
+from edgedet.contract.errors import ExportError
 
 LARGEST = float(np.finfo(np.float16).max)
 

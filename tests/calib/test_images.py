@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgedet.calib.images import CalibrationSet
+from edgedet.contract.errors import EmptyDataset
+from edgedet.contract.preprocess import preprocess
+from edgedet.contract.spec import Input
 from edgedet.data import open_dataset
-from edgedet.errors import EmptyDataset
-from edgedet.preprocess import preprocess
-from edgedet.spec import Input
 
 SPEC = Input("images", 32, 48, (0.5,) * 3, (0.25,) * 3, resize="letterbox")
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgedet.calib import graph_hash, observe, quantisable
-from edgedet.errors import CalibrationError, UnknownName
+from edgedet.contract.errors import CalibrationError, UnknownName
 
 
 def test_the_tensors_between_operators(core):

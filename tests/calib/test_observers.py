@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgedet.calib.observers import BINS, LEVELS, METHODS, Histogram
-from edgedet.errors import UnknownName
+from edgedet.calib.observers import BINS, LEVELS, METHODS, MagnitudeHistogram
+from edgedet.contract.errors import UnknownName
 
 
-def filled(x: np.ndarray) -> Histogram:
-    histogram = Histogram()
+def filled(x: np.ndarray) -> MagnitudeHistogram:
+    histogram = MagnitudeHistogram()
     histogram.add(x.astype(np.float32))
     return histogram
 
@@ -32,7 +32,11 @@ def test_counts_are_numpys():
 def test_neither_order_nor_chunks_matter():
     rng = np.random.default_rng(0)
     parts = [rng.normal(0, s, (3, 50, 7)).astype(np.float32) for s in (0.01, 5, 0.3, 80)]
-    one, other, whole = Histogram(), Histogram(), filled(np.concatenate([p.ravel() for p in parts]))
+    one, other, whole = (
+        MagnitudeHistogram(),
+        MagnitudeHistogram(),
+        filled(np.concatenate([p.ravel() for p in parts])),
+    )
     for p in parts:
         one.add(p)
     for p in reversed(parts):

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from edgedet.calib import PLACEMENTS, Placement, Range, Scales, graph_hash, observe, quantise
 from edgedet.calib.qdq import quantisable_layers, quantise_weight
 from edgedet.calib.sensitivity import signal_to_noise
-from edgedet.errors import CalibrationError, UsageError
+from edgedet.contract.errors import CalibrationError, UsageError
 
 LAYERS = ["first", "stem", "wide", "deep", "narrow", "left", "right", "head"]
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgedet.calib import Range, Scales, graph_hash, observe
-from edgedet.errors import CalibrationError
+from edgedet.contract.errors import CalibrationError
 
 
 @pytest.fixture

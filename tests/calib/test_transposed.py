@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedet.calib import PLACEMENTS, observe, quantisable, quantise
 from edgedet.calib.sensitivity import rank, signal_to_noise
-from edgedet.errors import CalibrationError
+from edgedet.contract.errors import CalibrationError
 
 SIZE = 16
 LAYERS = ("first", "low", "up", "up2", "head")

@@ -1,4 +1,4 @@
-"""The NMS contract of edgedet.postprocess, held against every implementation that can run here."""
+"""The NMS contract of edgedet.contract.postprocess, held against every implementation that can run here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedet.boxes import pairwise_iou
-from edgedet.errors import EngineError
-from edgedet.postprocess import nms
-from edgedet.spec import Thresholds
+from edgedet.contract.boxes import pairwise_iou
+from edgedet.contract.errors import EngineError
+from edgedet.contract.postprocess import nms
+from edgedet.contract.spec import Thresholds
 
 Floats = npt.NDArray[np.float32]
 Kept = set[tuple[int, int]]

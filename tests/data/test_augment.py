@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedet.contract.spec import VOID
 from edgedet.data import Sample
-from edgedet.spec import VOID
 
 torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from edgedet.data.augment import RandomWindow, Stretch, apply, segmentation_transform  # noqa: E402

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, UnknownName
 from edgedet.data import open_dataset
-from edgedet.errors import AnnotationError, DataError, EmptyDataset, UnknownName
 
 
 class Coco:

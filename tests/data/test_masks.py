@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, MaskError, UnknownName
+from edgedet.contract.spec import VOID
 from edgedet.data import open_dataset
 from edgedet.data.mask_labels import labels_of
-from edgedet.errors import AnnotationError, DataError, EmptyDataset, MaskError, UnknownName
-from edgedet.spec import VOID
 
 SIZE = (48, 64)
 

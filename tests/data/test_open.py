@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from edgedet.contract.errors import DataError, EmptyDataset, UnknownName, UsageError
 from edgedet.data import open_dataset
-from edgedet.errors import DataError, EmptyDataset, UnknownName, UsageError
 
 
 @pytest.mark.parametrize("spec", ["", "voc", "voc:", ":x", "C:\\data"])
@@ -79,7 +79,7 @@ def test_masks_where_there_are_none(voc, obj):
 def test_no_torch():
     code = (
         "import sys, edgedet.data, edgedet.data.voc, edgedet.data.coco, edgedet.data.yolo_txt,"
-        "edgedet.data.folder, edgedet.data.masks, edgedet.evaluation, edgedet.cli_eval;"
+        "edgedet.data.folder, edgedet.data.masks, edgedet.evaluation, edgedet.cli.eval;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

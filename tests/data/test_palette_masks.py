@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import DataError, EmptyDataset, UnknownName
+from edgedet.contract.image_files import read_stored
 from edgedet.data import open_dataset
-from edgedet.data.images import read_stored
-from edgedet.errors import DataError, EmptyDataset, UnknownName
 
 
 def palette_png(path: Path, labels: np.ndarray, bits: int = 8, transparency: bytes | None = None) -> Path:

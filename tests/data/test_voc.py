@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, ImageError, UnknownName
 from edgedet.data import open_dataset
 from edgedet.data.voc import CLASSES, parse
-from edgedet.errors import AnnotationError, DataError, EmptyDataset, ImageError, UnknownName
 
 
 def test_boxes_become_zero_based_and_exclusive(voc, obj):
@@ -197,7 +197,7 @@ def test_a_split_that_is_not_vocs_own_says_so(voc, obj, tmp_path):
 
 
 def test_real_voc(shared):
-    parts = [open_dataset(f"voc:{shared}/VOCdevkit", split) for split in ("train", "val")]
+    parts = [open_dataset(f"voc:{shared}/VOCdevkit/VOC2007", split) for split in ("train", "val")]
     assert [len(p) for p in parts] == [4311, 700]
     truths = [t for p in parts for t in p.truths]
     assert sum(len(t.boxes) for t in truths) == 15662

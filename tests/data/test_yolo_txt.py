@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, UnknownName
 from edgedet.data import open_dataset
-from edgedet.errors import AnnotationError, DataError, EmptyDataset, UnknownName
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgedet.contract.results import Detections
 from edgedet.data.sample import Truth
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
-from edgedet.results import Detections
 
 
 def truth(*boxes, labels=None, ignore=None) -> Truth:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedet.contract.results import Detections
 from edgedet.data import open_dataset
 from edgedet.data.sample import Truth
 from edgedet.evaluation.coco_ap import coco_ap
-from edgedet.results import Detections
 
 
 @pytest.fixture(scope="module")

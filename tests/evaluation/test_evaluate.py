@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import DataError, EmptyDataset
+from edgedet.contract.results import Detections
 from edgedet.data import open_dataset
-from edgedet.errors import DataError, EmptyDataset
-from edgedet.evaluation import EVAL_THRESHOLDS, Predictor, engine_predictor, evaluate
+from edgedet.evaluation import EVAL_THRESHOLDS, ModelUnderTest, engine_under_test, evaluate
 from edgedet.evaluation.evaluate import spread
-from edgedet.results import Detections
 
 
 def one_box(score, *box, label=0) -> Detections:
@@ -68,7 +68,7 @@ def test_json_says_it_all(data):
 
 def test_classes_are_matched_by_name(data):
     # the model's numbering is its own, and spelling differs a little
-    other = Predictor(
+    other = ModelUnderTest(
         lambda images: [one_box(i.mean() / 255, 16, 16, 48, 48, label=2) for i in images],
         ("Traffic light", "CAT", "D-o g"),
     )
@@ -134,7 +134,7 @@ def test_images_come_in_batches(data):
         sizes.append(len(images))
         return [sees_brightness(i) for i in images]
 
-    metrics = evaluate(Predictor(many, ("dog", "cat"), 3), data, progress=False)
+    metrics = evaluate(ModelUnderTest(many, ("dog", "cat"), 3), data, progress=False)
     assert sizes == [3, 3, 2]
     assert metrics.ap11 == 0.5
 
@@ -146,7 +146,7 @@ def test_engines(data, onnx_file, engine, batch):
     from edgedet.runtime import open_engine
 
     with open_engine(onnx_file(f"batch{batch}.onnx", batch=batch), engine=engine) as opened:
-        predict = engine_predictor(opened)
+        predict = engine_under_test(opened)
         assert predict.batch == (batch or 1)
         metrics = evaluate(predict, data, progress=False)
         found = predict(data.image(1))
@@ -158,26 +158,26 @@ def test_engines(data, onnx_file, engine, batch):
 
 def test_torch_equals_the_numpy_decoder():
     torch = pytest.importorskip("torch")
-    from edgedet.evaluation.predict_torch import torch_predictor
+    from edgedet.contract.postprocess import postprocess
+    from edgedet.contract.preprocess import preprocess
+    from edgedet.evaluation.predict_torch import torch_under_test
     from edgedet.models import build, make_spec
-    from edgedet.postprocess import postprocess
-    from edgedet.preprocess import preprocess
 
     torch.manual_seed(0)
     model = build("yolo", 3, pretrained=False)
     model.train()
     spec = make_spec("yolo", model, ("a", "b", "c"), size=(64, 96))
     thresholds = replace(EVAL_THRESHOLDS, score=0.001)  # an untrained YOLO believes in nothing
-    predict = torch_predictor(model, spec, batch=2, thresholds=thresholds)
+    predict = torch_under_test(model, spec, batch=2, thresholds=thresholds)
     images = [np.random.default_rng(i).integers(0, 256, (50 + i, 70, 3), dtype=np.uint8) for i in range(2)]
     found = predict.many(images)
     assert model.training  # put back
     model.eval()
     for image, got in zip(images, found, strict=True):
-        inputs, placement = preprocess(image, spec.input)
+        inputs, transform = preprocess(image, spec.input)
         with torch.inference_mode():
             heads = {o.name: model(torch.from_numpy(inputs))[o.role].numpy() for o in spec.outputs}
-        want = postprocess(heads, spec.with_(thresholds=thresholds), [placement])[0]
+        want = postprocess(heads, spec.with_(thresholds=thresholds), [transform])[0]
         assert len(got) == len(want) > 0
         assert np.allclose(got.boxes, want.boxes, atol=1e-2)
         assert np.allclose(got.scores, want.scores, rtol=1e-3, atol=1e-5)

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import DataError, EmptyDataset
+from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.data import open_dataset
-from edgedet.errors import DataError, EmptyDataset
-from edgedet.evaluation import Predictor, evaluate, evaluate_semantic
-from edgedet.results import Detections, SegmentationMap
+from edgedet.evaluation import ModelUnderTest, evaluate, evaluate_semantic
 
 ROWS, COLUMNS = 20, 30
 
@@ -85,7 +85,7 @@ def test_classes_are_matched_by_name_in_batches(data):
         sizes.append(len(images))
         return [split_at(i, road=2, sky=1) for i in images]
 
-    metrics = evaluate_semantic(Predictor(many, ("tram", "SKY", "Road"), 4), data, progress=False)
+    metrics = evaluate_semantic(ModelUnderTest(many, ("tram", "SKY", "Road"), 4), data, progress=False)
     assert sizes == [4, 2]
     assert {c.name: c.iou for c in metrics.classes} == {"road": 1.0, "sky": 1.0}
     assert metrics.notes == (

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edgedet.contract.spec import VOID
 from edgedet.evaluation.segmentation import Confusion, trimap
-from edgedet.spec import VOID
 
 
 def confusion(truth, predicted, classes: int) -> Confusion:

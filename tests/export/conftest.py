@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from edgedet.contract.spec import ModelSpec, Provenance
 from edgedet.export.graph import Graphs, export_graphs
 from edgedet.models import build, make_spec
 from edgedet.models.base import Model
-from edgedet.spec import ModelSpec, Provenance
 from edgedet.training.checkpoint import load_model, save_model
 
 CLASSES = ("cat", "dog", "bird")

@@ -10,10 +10,10 @@ import pytest
 from onnx import numpy_helper
 from rich.console import Console
 
-from edgedet.boxes import area
+from edgedet.contract.boxes import area
+from edgedet.contract.errors import DataError, SourceError, UnknownName
 from edgedet.data import Dataset, Truth, open_dataset
-from edgedet.errors import DataError, SourceError, UnknownName
-from edgedet.evaluation import engine_predictor
+from edgedet.evaluation import engine_under_test
 from edgedet.export.accuracy import (
     ACCURACY,
     MAX_FRAMES,
@@ -23,10 +23,10 @@ from edgedet.export.accuracy import (
     map_agreement,
     open_data,
 )
-from edgedet.export.gate import yardstick
+from edgedet.export.console import LabelledConsole
+from edgedet.export.gate import make_gate
 from edgedet.export.graph import to_bytes, with_spec
-from edgedet.export.order import Log, Order
-from edgedet.export.talk import Talk
+from edgedet.export.options import ExportOptions, Log
 from edgedet.runtime import open_engine
 
 
@@ -72,7 +72,7 @@ def test_where_the_reference_finds_nothing(engines, pictures):
 
 def test_ap_in_percent(engines, pictures):
     folder = open_dataset(f"folder:{pictures}")
-    predict = engine_predictor(engines[0], engines[0].spec.thresholds)
+    predict = engine_under_test(engines[0], engines[0].spec.thresholds)
     truths = []
     for i in range(len(folder)):
         found = predict(folder.image(i))
@@ -140,7 +140,7 @@ def test_maps_agree_by_mean_iou(mappers, pictures):
     measure = ACCURACY["semantic"].agreement(mappers[0], frames)
     assert measure is not None
     assert measure(mappers[0]) == pytest.approx(100)
-    first, second = ([engine_predictor(e)(i).classes for i in frames.images()] for e in mappers)
+    first, second = ([engine_under_test(e)(i).classes for i in frames.images()] for e in mappers)
     figures = [iou_by_hand(first, second, k) for k in range(4)]
     known = [f for f in figures if f is not None]
     assert measure(mappers[1]) == pytest.approx(100 * sum(known) / len(known))
@@ -164,7 +164,7 @@ def test_mean_iou_in_percent(mappers, pictures, tmp_path):
     for path in pictures.iterdir():
         image = cv2.imread(str(path))
         cv2.imwrite(str(tmp_path / "images" / path.name), image)
-        cv2.imwrite(str(tmp_path / "masks" / path.name), engine_predictor(mappers[0])(image).classes)
+        cv2.imwrite(str(tmp_path / "masks" / path.name), engine_under_test(mappers[0])(image).classes)
     dataset = open_data(f"masks:{tmp_path}", "all", "semantic")
     assert isinstance(dataset, Dataset)
     measure = ACCURACY["semantic"].labelled(dataset, progress=False)
@@ -177,11 +177,11 @@ def test_mean_iou_in_percent(mappers, pictures, tmp_path):
 
 
 def test_the_yardstick_of_a_semantic_model(mappers, pictures):
-    order = Order("grey", Path(), max_drop=0.5, min_agreement=80)
-    log = Log(Talk(Console(file=io.StringIO())))
+    options = ExportOptions("grey", Path(), max_drop=0.5, min_agreement=80)
+    log = Log(LabelledConsole(Console(file=io.StringIO())))
     frames = open_data(f"folder:{pictures}", "val", "semantic")
-    ruler = yardstick(order, mappers[0], frames, None, log)
-    assert (ruler.kind, ruler.reference, ruler.allowed, ruler.metric) == ("agreement", 100.0, 80, "")
-    assert ruler.judge(mappers[0]).passed is True
+    gate = make_gate(options, mappers[0], frames, None, log)
+    assert (gate.kind, gate.reference, gate.allowed, gate.metric) == ("agreement", 100.0, 80, "")
+    assert gate.judge(mappers[0]).passed is True
     assert log.facts["accuracy"]["measure"] == "agreement with FP32's class maps"
     assert "gives mIoU" in log.notes[0]

@@ -6,10 +6,10 @@ import onnxruntime
 import pytest
 import torch
 
-from edgedet.errors import AgreementError, ExportError
-from edgedet.export.agreement import compare
+from edgedet.contract.errors import ExportError, ParityError
 from edgedet.export.graph import OPSET, export_graphs, to_bytes, with_spec
-from edgedet.runtime.onnx_metadata import read_spec
+from edgedet.export.parity import compare
+from edgedet.runtime.engines.onnx_metadata import read_spec
 
 
 def operators(model: onnx.ModelProto) -> set[str]:
@@ -83,7 +83,7 @@ def test_agreement_is_measured_and_demanded(exported):
     bias = next(t for t in broken.graph.initializer if t.name == "head.3.bias")
     values = onnx.numpy_helper.to_array(bias) + np.float32(1e-2)
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-    with pytest.raises(AgreementError, match=r"head 'grid' differs .* by 0\.01"):
+    with pytest.raises(ParityError, match=r"head 'grid' differs .* by 0\.01"):
         compare(exported.model, exported.graphs.spec, broken)
 
 

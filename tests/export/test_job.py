@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from edgedet.calib import Range, Scales
-from edgedet.cli import run_verb
+from edgedet.cli.main import run_verb
 from edgedet.runtime import open_engine, read_spec
-from edgedet.runtime.plan_spec import read_plan_spec
+from edgedet.runtime.engines.plan_spec import read_plan_spec
 
 
 def files(folder: Path) -> list[str]:
@@ -122,7 +122,7 @@ def test_ranges_of_other_weights_are_refused(int8, exported, tmp_path, capsys):
     assert files(tmp_path) == []
 
 
-EXPORT = "import sys; from edgedet.cli import run_verb; sys.exit(run_verb('export', sys.argv[1:]))"
+EXPORT = "import sys; from edgedet.cli.main import run_verb; sys.exit(run_verb('export', sys.argv[1:]))"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgedet.errors import OutputError
+from edgedet.contract.errors import OutputError
 from edgedet.export.staging import Staging
 
 

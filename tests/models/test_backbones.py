@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import torch
 
+from edgedet.contract.preprocess import preprocess
+from edgedet.contract.spec import Input
 from edgedet.models import LITE0_MEAN, LITE0_STD
 from edgedet.models.backbones import Backbone, imagenet_classifier
-from edgedet.preprocess import preprocess
-from edgedet.spec import Input
 
 
 def top1(root: Path, mean: tuple[float, float, float], std: tuple[float, float, float]) -> float:

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgedet.errors import UnknownName, UsageError
+from edgedet.contract.errors import UnknownName, UsageError
+from edgedet.contract.postprocess import postprocess
+from edgedet.contract.preprocess import place
+from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.spec import ModelSpec
+from edgedet.contract.targets import Targets
 from edgedet.models import MODELS, build, entry, make_spec
 from edgedet.models.backbones import fuse
-from edgedet.models.base import Model, Targets
-from edgedet.postprocess import postprocess
-from edgedet.preprocess import place
-from edgedet.results import Detections, SegmentationMap
-from edgedet.spec import ModelSpec
+from edgedet.models.base import Model
 
 CLASSES = ("cat", "dog", "cow")
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
@@ -128,13 +129,13 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
     if spec.task == "semantic":  # its artifacts end in the class map: see tests/conformance
         return
     outputs = {o.name: heads[o.role].numpy() for o in spec.outputs}
-    placement = place(320, 240, spec.input)
-    results = postprocess(outputs, spec, [placement] * 2)
+    transform = place(320, 240, spec.input)
+    results = postprocess(outputs, spec, [transform] * 2)
     if spec.task == "semantic":
         for result, expected in zip(results, decoded["class_map"].numpy(), strict=True):
             assert isinstance(result, SegmentationMap)
             # where two logits are equal to the last digits, either class may win
-            assert (result.classes != placement.map_to_frame(expected)).mean() < 1e-3
+            assert (result.classes != transform.map_to_frame(expected)).mean() < 1e-3
         return
     scores = decoded["scores"]
     for i, result in enumerate(results):

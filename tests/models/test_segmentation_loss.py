@@ -10,9 +10,9 @@ from scipy.spatial.distance import dice as scipy_dice
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from edgedet.errors import DataError, UnknownName, UsageError
+from edgedet.contract.errors import DataError, UnknownName, UsageError
+from edgedet.contract.spec import VOID
 from edgedet.models.segmentation_loss import LOSSES, SegmentationLoss, Weighted, parse_loss
-from edgedet.spec import VOID
 
 
 def logit(q: float) -> float:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgedet.errors import UnknownName, UsageError
+from edgedet.contract.errors import UnknownName, UsageError
+from edgedet.contract.spec import Decode, Input, ModelSpec, Output
 from edgedet.export.graph import _export, to_bytes
 from edgedet.export.passes.half import to_half
 from edgedet.models.upsampling import (
@@ -24,7 +25,6 @@ from edgedet.models.upsampling import (
     first_maximum,
     upsampler,
 )
-from edgedet.spec import Decode, Input, ModelSpec, Output
 
 CHANNELS = 3
 SIZE = (12, 18)
@@ -211,7 +211,7 @@ def compare(found: dict[str, npt.NDArray[np.float32]], exported: Exported) -> No
 @pytest.mark.parametrize("half", [False, True])
 def test_tensorrt_for_rtx_builds_a_plan_of_it(exported: Exported, half: bool) -> None:
     pytest.importorskip("tensorrt_rtx")
-    from edgedet.export.target_rtx import build_rtx
+    from edgedet.export.tensorrt.rtx import build_rtx
 
     spec = ModelSpec(
         "upsamplings",

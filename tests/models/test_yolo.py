@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgedet.models.base import Targets
+from edgedet.contract.targets import Targets
 from edgedet.models.yolo import YoloLoss, assign_cells, cells_beside
 
 CELL = 32

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedet.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError
-from edgedet.results import Detections, Frame, Result
+from edgedet.contract.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError
+from edgedet.contract.results import Detections, Frame, Result
 from edgedet.runtime import (
     Callback,
     CpuPredictor,
@@ -27,8 +27,8 @@ from edgedet.runtime import (
     open_predictor,
     open_source,
 )
-from edgedet.runtime.sinks import Stream
-from edgedet.runtime.sources import Image
+from edgedet.runtime.sinks.sink import RunInfo
+from edgedet.runtime.sources.source import Image
 
 CLASSES = ("dark", "bright")
 
@@ -97,10 +97,10 @@ class Memory(Sink):
         self.scores: list[float] = []
         self.pixels: list[int] = []
         self.buffers: set[int] = set()
-        self.stream: Stream | None = None
+        self.stream: RunInfo | None = None
         self.closed = 0
 
-    def open(self, stream: Stream) -> None:
+    def open(self, stream: RunInfo) -> None:
         self.stream = stream
 
     def write(self, frame: Frame, result: Result) -> None:
@@ -277,7 +277,7 @@ class Unopened(Sink):
 
     name = "unopened"
 
-    def open(self, stream: Stream) -> None:
+    def open(self, stream: RunInfo) -> None:
         raise SinkError("No window here.", hint="Use another.")
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgedet.errors import EngineError
-from edgedet.postprocess import postprocess
-from edgedet.preprocess import preprocess
-from edgedet.results import Detections, Frame
+from edgedet.contract.errors import EngineError
+from edgedet.contract.postprocess import postprocess
+from edgedet.contract.preprocess import preprocess
+from edgedet.contract.results import Detections, Frame
+from edgedet.contract.spec import Thresholds
 from edgedet.runtime import CpuPredictor, open_engine, open_predictor
-from edgedet.spec import Thresholds
 
 
 def frame(level: float) -> Frame:
@@ -36,8 +36,8 @@ def test_it_is_the_reference_composed(yolo: Path) -> None:
     with open_predictor(yolo) as predictor:
         result = predictor(image)
     with open_engine(yolo) as engine:
-        tensor, placement = preprocess(image, engine.spec.input)
-        (expected,) = postprocess(engine.infer({"images": tensor}), engine.spec, [placement])
+        tensor, transform = preprocess(image, engine.spec.input)
+        (expected,) = postprocess(engine.infer({"images": tensor}), engine.spec, [transform])
     assert isinstance(result, Detections)
     assert len(result) > 0
     np.testing.assert_array_equal(result.labels, expected.labels)

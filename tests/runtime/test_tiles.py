@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedet.errors import EngineError, UsageError
-from edgedet.results import Frame, SegmentationMap
+from edgedet.contract.errors import EngineError, UsageError
+from edgedet.contract.results import Frame, SegmentationMap
 from edgedet.runtime import JsonLines, Overlay, Pipeline, TiledPredictor, open_predictor, open_source
 from edgedet.runtime.tiles import MAX_OVERLAP, tiling
 

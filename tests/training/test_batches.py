@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import EmptyDataset
 from edgedet.data import open_dataset
-from edgedet.errors import EmptyDataset
 
 torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from edgedet.data.augment import segmentation_transform  # noqa: E402

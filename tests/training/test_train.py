@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgedet.errors import WeightsError
+from edgedet.contract.errors import WeightsError
 from edgedet.models import build
 from edgedet.training.checkpoint import load_model, read, start_from
 

@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from edgedet.errors import ExportError
+from edgedet.contract.errors import ExportError
 from edgedet.export.passes.half import to_half
 
 

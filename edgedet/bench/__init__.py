@@ -1,0 +1,1 @@
+"""How fast models are here: measuring, the report, its picture, and the lecture's claims."""

@@ -1,0 +1,1 @@
+"""The command line: `main` finds the verb, every other module is one verb."""

@@ -1,0 +1,159 @@
+"""`edgedet-eval`: the accuracy of models, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from edgedet.contract.errors import UsageError
+from edgedet.data import Dataset, open_dataset
+from edgedet.evaluation import (
+    Metrics,
+    ModelUnderTest,
+    SegmentationMetrics,
+    engine_under_test,
+    evaluate_semantic,
+)
+from edgedet.evaluation import evaluate as evaluate_boxes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="ONNX files, checkpoints (.safetensors), or names of shipped models."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="voc:PATH, coco:FILE.json, coco:FOLDER or yolo:PATH; masks:PATH or voc-seg:PATH for a class"
+            " per pixel."
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="The split to measure on.")] = "val",
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the ONNX files; torch runs checkpoints.")
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only this many images, evenly spread.", show_default="all")
+    ] = None,
+    iou: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Overlap at which VOC's AP counts an object as found.")
+    ] = 0.5,
+    trimap: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, metavar="PIXELS", help="Also the IoU this near to boundaries; may be repeated (masks)."
+        ),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
+) -> None:
+    """Measure AP (VOC's 11-point and every-point, COCO's), or IoU and Dice where the data is masks.
+
+    Several models are shown side by side.
+
+    Example: edgedet-eval yolo.onnx yolo-int8.onnx --data voc:VOCdevkit --per-class
+
+    Example: edgedet-eval unet.onnx unet-int8.onnx --data masks:CamVid --split test --trimap 3
+    """
+    dataset = open_dataset(data, split)
+    if trimap and not dataset.semantic:
+        raise UsageError(f"--trimap is for masks; {dataset.name} has none.")
+
+    def measure(predict: ModelUnderTest) -> Metrics | SegmentationMetrics:
+        if dataset.semantic:
+            return evaluate_semantic(predict, dataset, limit=limit, trimaps=trimap or ())
+        return evaluate_boxes(predict, dataset, limit=limit, iou=iou)
+
+    results: dict[str, Metrics | SegmentationMetrics] = {}
+    for name, model in zip(labels(models), models, strict=True):
+        with opened(model, engine) as predict:
+            results[name] = measure(predict)
+    if json_output:
+        found = [{"model": name, **json.loads(m.to_json())} for name, m in results.items()]
+        problems = {"counts": dataset.problems.counts(), "list": [str(p) for p in dataset.problems.items]}
+        typer.echo(json.dumps({"results": found, "problems": problems}))
+    else:
+        show(results, dataset, per_class=per_class)
+
+
+@contextlib.contextmanager
+def opened(model: str, engine: str) -> Iterator[ModelUnderTest]:
+    """The predictor of an ONNX file, a checkpoint or a shipped model; closed at the end of the block.
+
+    Raises:
+        UsageError: an engine that cannot run this kind of file. WeightsError, EngineError, SpecError: a
+            model that cannot be opened. UnknownName: neither a file nor a model's name.
+    """
+    path = Path(model)
+    bare = not path.suffix and not path.exists() and path.name == model
+    if bare or path.suffix == ".safetensors":
+        if engine not in ("auto", "torch"):
+            raise UsageError(
+                f"{engine} cannot run the checkpoint {model!r}.",
+                hint="Export it first (edgedet-export), or use --engine torch.",
+            )
+        from edgedet.evaluation.predict_torch import torch_under_test
+        from edgedet.training.checkpoint import load_model
+
+        if bare:
+            from edgedet.weights import find
+
+            path = find(model)
+        yield torch_under_test(*load_model(path))
+        return
+    if engine == "torch":
+        raise UsageError(
+            f"torch runs checkpoints (.safetensors), and {model} is none.",
+            hint="Leave --engine out, or choose openvino or onnxruntime.",
+        )
+    from edgedet.runtime import open_engine
+
+    with open_engine(path, engine=engine) as opened_engine:
+        yield engine_under_test(opened_engine)
+
+
+def labels(models: Sequence[str]) -> list[str]:
+    """What each model is called: its file name, with as much of the path as tells them apart."""
+    if len(set(models)) != len(models):
+        raise UsageError("The same model is given twice.")
+    for depth in range(1, max(len(Path(m).parts) for m in models) + 1):
+        names = [str(Path(*Path(m).parts[-depth:])) for m in models]
+        if len(set(names)) == len(names):
+            return names
+    return list(models)
+
+
+def show(results: Mapping[str, Metrics | SegmentationMetrics], dataset: Dataset, *, per_class: bool) -> None:
+    """Tables on stdout; below them what a reader must know, and what was wrong with the data."""
+    from rich.console import Console
+
+    from edgedet.evaluation.report import class_table, map_class_table, map_summary_table, summary_table
+
+    # of the data set's kind, as `evaluate` made them
+    tables: tuple[Callable[[Any], Table], Callable[[Any], Table]] = (summary_table, class_table)
+    if dataset.semantic:
+        tables = (map_summary_table, map_class_table)
+    console = Console()
+    if per_class:
+        console.print(tables[1](results), "")
+    console.print(tables[0](results))
+    notes = dict.fromkeys(note for m in results.values() for note in m.notes)
+    for note in notes:
+        console.print(f"note  {note}", soft_wrap=True, highlight=False, markup=False)
+    if len(dataset.problems):
+        console.print(f"data  {dataset.problems.summary()}; first:", highlight=False, markup=False)
+        for problem in dataset.problems.items[:3]:
+            console.print(f"      {problem}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,210 @@
+"""`edgedet info FILE`: what an artifact says of itself, read without loading weights or an engine."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgedet.contract.errors import DataError, SpecError, UsageError, WeightsError
+from edgedet.contract.spec import SPEC_KEY, ModelSpec
+from edgedet.runtime.engines.engine import PLAN_SUFFIXES
+from edgedet.runtime.engines.onnx_metadata import read_spec
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was found in a file: its kind, the spec if it has one, and other facts by name."""
+
+    path: Path
+    kind: str
+    spec: ModelSpec | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def info(
+    file: Annotated[
+        Path, typer.Argument(help=".onnx, .safetensors, TensorRT plan (.engine, .plan, .trt) or .json cache.")
+    ],
+    json_output: Annotated[bool, typer.Option("--json", help="Print what was found as JSON only.")] = False,
+) -> None:
+    """Say what a model, weights or calibration file is, from what it carries.
+
+    Nothing is executed or deserialized: a TensorRT plan of another machine can be read as well.
+
+    Example: edgedet info yolo-int8.onnx
+    """
+    found = describe(file)
+    if json_output:
+        spec = json.loads(found.spec.to_json()) if found.spec else None
+        head = {"file": str(file), "kind": found.kind, "bytes": file.stat().st_size}
+        typer.echo(json.dumps(head | ({"spec": spec} if spec else {}) | found.facts, indent=2))
+    else:
+        show(found)
+
+
+def describe(path: Path) -> Description:
+    """Read what a file says of itself.
+
+    Raises:
+        DataError: there is no such file. UsageError: a kind of file that edgedet does not write.
+        SpecError: no spec in it. EngineError, WeightsError, CalibrationError: it is damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", hint="Check the path.")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(
+            f"{path.name} is of a kind that edgedet does not write; it knows {', '.join(READERS)}."
+        )
+    return reader(path)
+
+
+def _onnx(path: Path) -> Description:
+    return Description(path, "ONNX model", read_spec(path))
+
+
+def _plan(path: Path) -> Description:
+    from edgedet.runtime.engines.plan_spec import read_plan_spec
+
+    return Description(path, "TensorRT plan", read_plan_spec(path))
+
+
+def _weights(path: Path) -> Description:
+    header = read_safetensors_header(path)
+    metadata = header.pop("__metadata__", {})
+    if SPEC_KEY not in metadata:
+        raise SpecError(
+            f"{path} carries no edgedet spec: these are weights that edgedet did not write.",
+            hint="Use a file that edgedet-train wrote (best.safetensors).",
+        )
+    sizes = [_product(t["shape"]) for t in header.values()]
+    facts = {
+        "tensors": len(header),
+        "values": sum(sizes),
+        "types": sorted({t["dtype"] for t in header.values()}),
+    }
+    return Description(path, "weights", ModelSpec.from_json(metadata[SPEC_KEY]), facts)
+
+
+def _calibration(path: Path) -> Description:
+    from edgedet.calib.scales import Scales
+
+    scales = Scales.load(path)
+    facts = {
+        "graph": scales.graph,
+        "data": scales.data,
+        "images": scales.images,
+        "method": scales.method,
+        "settled_after": scales.settled,
+        "tensors": len(scales.ranges),
+    }
+    return Description(path, "calibration cache", facts=facts)
+
+
+READERS: dict[str, Callable[[Path], Description]] = {
+    ".onnx": _onnx,
+    ".safetensors": _weights,
+    **dict.fromkeys(PLAN_SUFFIXES, _plan),
+    ".json": _calibration,
+}
+"""File name ending -> how such a file is read."""
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of length, little endian, then the JSON.
+
+    Raises WeightsError when the header is damaged or the file is shorter or longer than it says.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            if length > size:
+                raise ValueError("the header is longer than the file")
+            header: dict[str, Any] = json.loads(f.read(length))
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+        if expected != size:
+            raise ValueError(f"it has {size} bytes, its header describes {expected}")
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as e:
+        raise WeightsError(
+            f"{path} is not a whole safetensors file: {e}.", hint="Copy or train it again."
+        ) from None
+    return header
+
+
+def show(found: Description) -> None:
+    """The description as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {"file": f"{found.path} ({_bytes(found.path.stat().st_size)})", "kind": found.kind}
+    rows |= _spec_rows(found.spec) if found.spec else {}
+    rows |= {name.replace("_", " "): _text(value) for name, value in found.facts.items()}
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value))
+    Console(soft_wrap=True, highlight=False).print(table)
+
+
+def _spec_rows(spec: ModelSpec) -> dict[str, str]:
+    i, t, p = spec.input, spec.thresholds, spec.provenance
+    batch = "any batch" if i.batch is None else f"batch {i.batch}"
+    rows = {
+        "model": f"{spec.model}, {spec.task}, {spec.precision}",
+        "input": f"{i.name}: {i.width} wide x {i.height} high, {i.colour}, {i.resize}, {batch}",
+        "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}",
+    }
+    for n, o in enumerate(spec.outputs):
+        shape = " x ".join("N" if d is None else str(d) for d in o.shape)
+        rows["output" if n == 0 else f"output {n + 1}"] = f"{o.name}: {o.role}, {shape}, {o.dtype}"
+    rows |= {
+        "decode": f"{spec.decode.kind} {_text(dict(spec.decode.parameters))}".strip(),
+        "classes": f"{len(spec.classes)}: {', '.join(spec.classes)}",
+        "thresholds": ""
+        if spec.task == "semantic"
+        else f"score > {t.score:g}, IoU <= {t.iou:g}, best {t.pre_nms}, at most {t.max_detections}"
+        + (", across classes" if t.class_agnostic else ""),
+        "measured": ", ".join(f"{name} {value:.4f}" for name, value in spec.metrics.items()),
+        "weights": p.weights_sha256,
+        "trained on": p.data,
+        "calibrated on": p.calibration,
+        "made with": _text(dict(p.tools)),
+        "build": _text(dict(spec.build)),
+    }
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _floats(values: tuple[float, ...]) -> str:
+    """One number if all are the same, else all of them."""
+    texts = [f"{v:.4g}" for v in values]
+    return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e6:.2f} MB" if n >= 1e5 else f"{n} bytes"
+
+
+def _product(shape: list[int]) -> int:
+    n = 1
+    for d in shape:
+        n *= d
+    return n

@@ -1,0 +1,288 @@
+"""`edgedet-train`: from a data set to best.safetensors in a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgedet.contract.errors import TrainingError, UsageError
+from edgedet.models import parse_options, parse_size
+
+if TYPE_CHECKING:
+    from edgedet.data import Dataset
+    from edgedet.training.loop import Trainer
+
+
+def train(
+    model: Annotated[str, typer.Option(help="Which of the lecture's models, for example yolo.")],
+    data: Annotated[
+        str, typer.Option(help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Fine-tune: start from the layers of this file that fit, rather than from ImageNet's."
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="Of a semantic model: cross-entropy, dice+focal, ... [default: the recipe's]"),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, an option of the model's class, e.g. variant=16s; repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
+    val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
+    size: Annotated[str | None, typer.Option(help="Network input HxW. [default: the model's]")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Of a semantic model: train on windows HxW of the images. [default: the recipe's]"),
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(help="LOW,HIGH: scale of the windows; 1 shows the whole image. [default: the recipe's]"),
+    ] = None,
+    upright: Annotated[
+        bool | None,
+        typer.Option(
+            "--upright/--no-upright",
+            help="The pictures have an up: windows are not flipped vertically. [default: the recipe's]",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images per step, over all processes.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=0, help="Stop after this many validations without a better score; 0 = never."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load and augment.")] = 1,
+    amp: Annotated[str, typer.Option(help="Mixed precision: auto, off, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    eval_limit: Annotated[int | None, typer.Option(min=1, help="Validate on this many images only.")] = None,
+    state_every: Annotated[int, typer.Option(min=1, help="Steps between state files.")] = 50,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many images only.")] = None,
+    resume: Annotated[bool, typer.Option(help="Insist that the folder holds a run to go on with.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
+) -> None:
+    """Train a model; the same command after a kill goes on where it was.
+
+    Example: edgedet-train --model yolo --data voc:VOCdevkit -o runs/yolo
+    """
+    from edgedet.models import entry
+
+    entry(model)  # an unknown name is said before torch is loaded
+    if amp not in ("auto", "off", "bf16", "fp16") or device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--amp {amp} --device {device}: expected auto|off|bf16|fp16 and auto|cpu|cuda.")
+    from dataclasses import asdict, replace
+
+    import torch
+
+    from edgedet.contract.spec import Provenance
+    from edgedet.data import open_dataset
+    from edgedet.models import build, make_spec
+    from edgedet.training.checkpoint import start_from
+    from edgedet.training.loop import Trainer, deterministic
+    from edgedet.training.memory import keep_freed_memory
+    from edgedet.training.processes import join
+    from edgedet.training.recipe import RECIPES, Recipe
+    from edgedet.training.run_folder import RunFolder
+
+    chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
+    given = {
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "patience": patience,
+        "window": parse_size(window, "--window"),
+        "scale": parse_range(scale),
+        "upright": upright,
+    }
+    recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    train_data = first(open_dataset(data, split), limit)
+    val_data = None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
+    folder = RunFolder(output or Path("runs") / model)
+
+    keep_freed_memory()
+    with join(device) as processes, deterministic(seed):
+        pixels = parse_size(size) or entry(model).size
+        options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
+        recipe = replace(recipe, model=options)
+        network = build(model, len(train_data.classes), **options)
+        fresh = start_from(network, weights) if weights else []
+        provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
+        spec = make_spec(model, network, train_data.classes, size=pixels, changes={"provenance": provenance})
+        repeatable: dict[str, Any] = {
+            "model": model,
+            "recipe": json.loads(json.dumps(asdict(recipe))),
+            "size": list(spec.input.size),
+            "seed": seed,
+            "weights_sha256": sha256(weights) if weights else None,
+            "fresh": fresh,
+            "data": train_data.name,
+            "data_sha256": train_data.fingerprint(),
+            "processes": processes.world,
+            "amp": amp,
+            "limit": limit,
+        }
+        settings = {"command": sys.argv, "versions": versions(), "hardware": hardware(processes.device)}
+        unfinished = folder.prepare(settings, repeatable) if processes.main else folder.state.exists()
+        processes.barrier()
+        trainer = Trainer(
+            network,
+            spec,
+            train_data,
+            val_data,
+            recipe,
+            folder,
+            processes,
+            seed=seed,
+            workers=workers,
+            amp=amp,
+            state_every=state_every,
+            eval_limit=eval_limit,
+        )
+        if unfinished:
+            trainer.resume()
+        elif resume:
+            raise TrainingError(
+                f"{folder.path} holds no run to resume.", hint="Leave --resume out to start one."
+            )
+        if processes.main:
+            folder.open_board()
+        try:
+            follow(trainer, quiet=json_output or not processes.main)
+        finally:
+            folder.close()
+        if processes.main:
+            finish(trainer, json_output)
+
+
+def follow(trainer: Trainer, *, quiet: bool) -> None:
+    """Run the trainer under a progress bar, a line per epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=quiet)
+    done = trainer.progress
+    if done.step:
+        console.print(f"going on from epoch {done.epoch}, step {done.step}")
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s"),
+        TimeRemainingColumn(),
+    )
+    total = len(trainer.order) * trainer.recipe.epochs
+    with Progress(*columns, console=console, disable=quiet) as bar:
+        task = bar.add_task("train", total=total, completed=done.step, epoch=done.epoch, loss=0.0, rate=0.0)
+        smooth = 0.0
+        for event in trainer.run():
+            if "validation" in event:
+                found = f"{trainer.task.score} {event['score']:.4f} (best {event['best']:.4f})"
+                console.print(f"epoch {event['validation']}: {found}")
+                continue
+            smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
+            bar.update(
+                task,
+                completed=event["step"] + 1,
+                epoch=event["epoch"],
+                loss=smooth,
+                rate=event["images_per_s"],
+            )
+
+
+def finish(trainer: Trainer, json_output: bool) -> None:
+    """The summary: what was trained, how good it is, where it lies, what comes next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    done, folder = trainer.progress, trainer.folder
+    problems = trainer.train.problems
+    if json_output:
+        result = {
+            "model": trainer.spec.model,
+            "epochs": done.epoch,
+            "steps": done.step,
+            "measure": trainer.task.score,
+            "best": done.best if done.best >= 0 else None,
+            "best_epoch": done.best_epoch if done.best_epoch >= 0 else None,
+            "weights": str(folder.best),
+            "problems": problems.counts(),
+        }
+        typer.echo(json.dumps(result))
+        return
+    table = Table(show_header=False, box=None)
+    table.add_row("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes")
+    table.add_row("data", f"{trainer.train.name}: {len(trainer.train)} images")
+    for kind, count in problems.counts().items():
+        table.add_row(
+            "problem", f"{count} x {kind}; first: {next(p for p in problems.items if p.kind == kind)}"
+        )
+    table.add_row("steps", f"{done.step} in {done.epoch} epochs")
+    table.add_row(
+        f"best {trainer.task.score}",
+        f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)",
+    )
+    table.add_row("weights", str(folder.best))
+    table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
+    Console().print(table)
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """As typed: "0.5,2" -> (0.5, 2.0). UsageError unless it is two numbers, 0 < low <= high."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high < math.inf:
+        raise UsageError(f"--scale {text!r} is not LOW,HIGH.", hint="For example --scale 0.5,2.")
+    return low, high
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def first(dataset: Dataset, limit: int | None) -> Dataset:
+    """The first `limit` images of a data set."""
+    from dataclasses import replace
+
+    return dataset if limit is None else replace(dataset, truths=dataset.truths[:limit])
+
+
+def versions() -> dict[str, str]:
+    """What the run depends on."""
+    from importlib.metadata import version
+
+    names = ("edgedet", "torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def hardware(device: Any) -> dict[str, Any]:
+    """Where the run happens: processor and cores, GPU."""
+    import torch
+
+    from edgedet.runtime.hardware import cpu_name
+
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}

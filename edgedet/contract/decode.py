@@ -1,0 +1,143 @@
+"""From the raw values of a network's heads to what they mean, one definition per kind of head.
+
+A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size. Those
+of DECODERS give dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any
+threshold or NMS; those of MAP_DECODERS give a class per pixel of the network input.
+
+The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is traced and
+stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the reference of
+the CUDA kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgedet.contract.boxes import Array, from_centre, namespace, sigmoid, softmax
+
+
+def yolo(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    boxes_per_cell: int,
+    side: Sequence[int] | None = None,
+) -> tuple[Array, Array]:
+    """The grid of YOLO v1 (Redmon et al. 2015, section 2; lecture, "YOLO").
+
+    `heads["grid"]` is (N, 5B + K, Sy, Sx): for each of B boxes x, y, sqrt w, sqrt h as they are (the
+    paper's last layer is linear, section 2.2) and the logit of the confidence, then K class logits shared
+    by the cell. x and y are offsets in the cell, in cells; w and h fractions of `side`. The score of class
+    k is confidence x Pr(class k | object), as at the paper's test time (equation 1).
+
+    Args:
+        heads: {"grid": (N, 5B + K, Sy, Sx)}, float.
+        size: (height, width) of the network input in pixels.
+        boxes_per_cell: B.
+        side: (height, width) in pixels that h and w are fractions of: the size the network was trained
+            at, where that is the whole image, as in the paper. A convolutional network sees pixels, not
+            fractions, so at another size boxes stay right only against this fixed side. None: `size`.
+
+    Returns:
+        boxes (N, Sy*Sx*B, 4) xyxy in network pixels, not clipped; scores (N, Sy*Sx*B, K).
+    """
+    grid = heads["grid"]
+    xp = namespace(grid)
+    n, channels, rows, cols = grid.shape
+    b = boxes_per_cell
+    classes = channels - 5 * b
+    height, width = size
+
+    # (N, 5B+K, Sy, Sx) -> (N, Sy*Sx, 5B+K): cells row by row
+    cells = grid.transpose(0, 2, 3, 1) if xp is np else grid.permute(0, 2, 3, 1)
+    cells = cells.reshape(n, rows * cols, channels)
+    box = cells[..., : 5 * b].reshape(n, rows * cols, b, 5)
+    origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
+    scale = _constant(grid, [width / cols, height / rows])
+    whole = _constant(grid, [width, height] if side is None else [side[1], side[0]])
+
+    centre = (box[..., 0:2] + origin) * scale
+    extent = box[..., 2:4] * box[..., 2:4] * whole
+    boxes = from_centre(xp.concatenate([centre, extent], axis=-1)).reshape(n, rows * cols * b, 4)
+
+    probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
+    scores = (sigmoid(box[..., 4:5]) * probability).reshape(n, rows * cols * b, classes)
+    return boxes, scores
+
+
+def dense(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Array, Array]:
+    """A graph that has decoded its heads itself: `heads` holds "boxes" and "scores" as returned above."""
+    return heads["boxes"], heads["scores"]
+
+
+def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
+    """The most likely class of every pixel (Long et al. 2015, section 4; lecture, "Semantic segmentation").
+
+    Logits at a stride are first interpolated linearly to `size` (pixel centres at half coordinates), so
+    that a boundary may lie between the pixels of the stride. One logit instead of K says class 1 of two
+    where it is above 0, which is a sigmoid above 0.5. Ties go to the lower class.
+
+    Args:
+        heads: {"class_map": (N, h, w) integer}, a graph that took the argmax itself, as it is; or
+            {"class_logits": (N, K, h, w) float}.
+        size: (height, width) of the network input in pixels.
+
+    Returns:
+        (N, height, width) integer, indices into the classes.
+    """
+    if "class_map" in heads:
+        return heads["class_map"]
+    logits = _interpolated(heads["class_logits"], size)
+    if logits.shape[1] == 1:
+        return namespace(logits).where(logits[:, 0] > 0, 1, 0)
+    return logits.argmax(1)
+
+
+Decoder = Callable[..., tuple[Array, Array]]
+MapDecoder = Callable[..., Array]
+
+DECODERS: dict[str, Decoder] = {"yolo": yolo, "dense": dense}
+"""What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
+
+MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}
+"""What it may name for tasks whose result is a class per pixel: the kinds of `spec.MAP_KINDS`."""
+
+
+def _constant(like: Array, values: list[float]) -> Array:
+    xp = namespace(like)
+    if xp is np:
+        return np.asarray(values, dtype=like.dtype)
+    return xp.tensor(values, dtype=like.dtype, device=like.device)
+
+
+def _cell_origins(like: Array, rows: int, cols: int) -> Array:
+    """(1, rows*cols, 1, 2): (column, row) of each cell, row by row."""
+    xs, ys = np.meshgrid(np.arange(cols), np.arange(rows), indexing="xy")
+    flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
+    xp = namespace(like)
+    return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)
+
+
+def _interpolated(maps: Array, size: tuple[int, int]) -> Array:
+    """(N, K, h, w) -> (N, K, *size), linearly, pixel centres at half coordinates."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    xp = namespace(maps)
+    if xp is not np:
+        return xp.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    rows, cols = (_linear(n, wanted) for n, wanted in zip(maps.shape[2:], size, strict=True))
+    return rows @ maps @ cols.T
+
+
+def _linear(n: int, wanted: int) -> npt.NDArray[np.float32]:
+    """(wanted, n): each row weighs the one or two of n samples beside its own half-pixel centre."""
+    at = ((np.arange(wanted) + 0.5) * n / wanted - 0.5).clip(0, n - 1)
+    below = np.floor(at).astype(int)
+    weights = np.zeros((wanted, n), np.float32)
+    row = np.arange(wanted)
+    weights[row, below] = 1 - (at - below)
+    weights[row, np.minimum(below + 1, n - 1)] += at - below
+    return weights

@@ -1,0 +1,22 @@
+"""What a model is trained on: made by `edgedet.data`, read by `edgedet.models`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgedet.contract.boxes import Array
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model is trained on, in torch tensors: one image's boxes, or the class of each of its pixels.
+
+    boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
+    neither to be found nor to be punished (VOC's "difficult", COCO's crowds). class_map (H, W) uint8 at
+    the network's input size, 255 = void: not trained on; None where the data has none.
+    """
+
+    boxes: Array
+    labels: Array
+    ignore: Array
+    class_map: Array | None = None

@@ -1,0 +1,1 @@
+"""TensorRT plans: built from a typed graph, read back, described."""

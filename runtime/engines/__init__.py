@@ -1,0 +1,1 @@
+"""What runs a network: named arrays in, named arrays out. Engines know no frames."""

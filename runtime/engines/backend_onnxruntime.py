@@ -1,0 +1,155 @@
+"""ONNX Runtime: the portable engine.
+
+Why its settings: idle worker threads do not spin, because capture and preprocessing share the cores.
+A graph whose Q/DQ have float16 scales (typed for TensorRT) is run unfused: ONNX Runtime's fused INT8
+kernels compute such graphs wrongly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgedet.contract.errors import EngineError, MissingDependency
+from edgedet.contract.spec import ModelSpec
+from edgedet.runtime.engines.engine import Array, check_graph, checked_batch, checked_inputs, concrete
+from edgedet.runtime.engines.onnx_metadata import has_half_scales
+from edgedet.runtime.hardware import cores
+
+try:
+    import onnxruntime as ort
+except ImportError as e:
+    raise MissingDependency("ONNX Runtime", extra="onnxruntime", purpose="The engine 'onnxruntime'") from e
+
+PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+_FATAL_ONLY = 4  # we report errors ourselves; the library's own log stays silent
+
+
+def open_model(
+    path: Path,
+    spec: ModelSpec,
+    *,
+    device: str | None,
+    threads: int | None,
+    precision: str | None,
+    streams: int,
+) -> OnnxRuntimeEngine:
+    """See `edgedet.runtime.open_engine`."""
+    device = (device or "CPU").upper()
+    if device not in PROVIDERS or PROVIDERS[device] not in ort.get_available_providers():
+        have = [d for d, p in PROVIDERS.items() if p in ort.get_available_providers()]
+        raise EngineError(f"This ONNX Runtime has no device {device!r}, only: {', '.join(have)}.")
+    if precision not in (None, "fp32"):
+        raise EngineError(
+            f"ONNX Runtime computes in the precision of the file, not in {precision!r}.",
+            hint="Use the engine 'openvino', or export the model with --fp16.",
+        )
+    return OnnxRuntimeEngine(path, spec, device, threads, streams)
+
+
+class OnnxRuntimeEngine:
+    """An Engine (edgedet.runtime.engines.engine) over one ONNX Runtime session."""
+
+    def __init__(self, path: Path, spec: ModelSpec, device: str, threads: int | None, streams: int) -> None:
+        self.spec = spec
+        self.streams = streams
+        self.name = f"ONNX Runtime {device} {spec.precision}"
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None or streams > 1:
+            options.intra_op_num_threads = max(1, (threads or cores()) // streams)
+        if has_half_scales(path):
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        try:
+            self._session: Any = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+        except Exception as e:  # its errors share no base class of their own
+            raise EngineError(f"ONNX Runtime cannot open {path}: {_first_line(e)}.") from e
+        check_graph(spec, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), path)
+        self._workers = ThreadPoolExecutor(streams, thread_name_prefix="edgedet-onnxruntime")
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime.InferenceSession; EngineError after `close`."""
+        if self._session is None:
+            raise EngineError(f"{self.name} is closed.")
+        return self._session
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See Engine."""
+        arrays, _ = checked_inputs(self.spec, inputs)
+        names = [o.name for o in self.spec.outputs]
+        try:
+            return dict(zip(names, self.session.run(names, arrays), strict=True))
+        except EngineError:
+            raise
+        except Exception as e:
+            raise EngineError(f"{self.name} failed: {_first_line(e)}.") from e
+
+    def request(self, batch: int = 1) -> OnnxRuntimeRequest:
+        """See Engine."""
+        return OnnxRuntimeRequest(self, self._workers, checked_batch(self.spec, batch))
+
+    def close(self) -> None:
+        """See Engine."""
+        self._workers.shutdown(wait=True)
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OnnxRuntimeRequest:
+    """A Request (see `engine`): numpy buffers bound once, run on the engine's worker thread."""
+
+    def __init__(self, engine: OnnxRuntimeEngine, workers: ThreadPoolExecutor, batch: int) -> None:
+        self._engine = engine
+        self._workers = workers
+        self._future: Future[float] | None = None
+        self._binding = engine.session.io_binding()
+        spec = engine.spec
+        array = np.zeros(concrete(spec.input.shape, batch), np.float32)
+        self.inputs: dict[str, Array] = {spec.input.name: array}
+        self._binding.bind_input(spec.input.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self.outputs: dict[str, Array] = {}
+        for o in spec.outputs:
+            array = self.outputs[o.name] = np.zeros(concrete(o.shape, batch), o.dtype)
+            self._binding.bind_output(o.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def start(self) -> None:
+        """See Request."""
+        self._future = self._workers.submit(self._run)
+
+    def _run(self) -> float:
+        started = time.perf_counter()
+        self._engine.session.run_with_iobinding(self._binding)
+        return time.perf_counter() - started
+
+    def wait(self) -> float:
+        """See Request."""
+        assert self._future is not None, "wait without start"
+        try:
+            return self._future.result()
+        except EngineError:
+            raise
+        except Exception as e:
+            raise EngineError(f"{self._engine.name} failed: {_first_line(e)}.") from e
+
+
+def _shapes(values: Any) -> dict[str, tuple[int | None, ...]]:
+    return {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0].rstrip(".")

@@ -1,0 +1,174 @@
+"""`edgedet-bench`: real engines, a real pipeline, a real clip; what it says, not how fast it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS
+from edgedet.bench.measure import Measured, gains, measure
+from edgedet.bench.report import SpeedReport, fps_text, times_text
+from edgedet.contract.errors import SourceError, UsageError
+from edgedet.runtime.hardware import cpu
+
+ENGINES = ("openvino", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def results(tiny_model: Callable[..., Path], clip: Path) -> list[Measured]:
+    seen: list[str] = []
+    models = [tiny_model("fp32"), tiny_model("int8")]
+    measured = measure(models, ENGINES, str(clip), frames=15, rounds=3, progress=seen.append)
+    assert len(seen) == 3 * 2 * 2
+    return measured
+
+
+@pytest.fixture(scope="module")
+def report(results: list[Measured]) -> SpeedReport:
+    return SpeedReport(cpu(), 8.0, "square.mp4", 15, None, results, gains(results))
+
+
+def test_every_model_is_measured_on_every_engine(results: list[Measured]) -> None:
+    assert [(m.precision, m.library) for m in results] == [(p, e) for p in ("fp32", "int8") for e in ENGINES]
+    for m in results:
+        assert len(m.rounds) == 3
+        assert all(r.pipeline.frames == 15 for r in m.rounds)
+        assert {"capture", "preprocess", "engine", "postprocess", "overlay", "json"} <= set(m.pipeline.stages)
+        assert m.size == (64, 64)
+        assert m.in_flight >= 2
+
+
+def test_ratios_are_taken_within_a_round(results: list[Measured]) -> None:
+    for m in results:
+        middle, least, most = m.ratio
+        ratios = sorted(r.pipeline.fps / r.engine_fps for r in m.rounds)
+        assert (least, middle, most) == pytest.approx(tuple(ratios))
+        assert m.engine_fps == sorted(r.engine_fps for r in m.rounds)[1]
+        # the network is one convolution: the pipeline cannot be hidden behind it
+        assert most < 1
+
+
+def test_int8_is_set_against_fp32_of_the_same_model_and_engine(results: list[Measured]) -> None:
+    found = gains(results)
+    assert [g.library for g in found] == list(ENGINES)
+    low, full = results[2], results[0]
+    pairs = sorted(a.latency.p50 / b.latency.p50 for a, b in zip(low.rounds, full.rounds, strict=True))
+    assert (found[0].least, found[0].median, found[0].most) == pytest.approx(tuple(pairs))
+    assert gains(results[:2]) == []
+
+
+def test_the_report_says_the_conditions_of_both_sides(
+    report: SpeedReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    report.show(Console(width=240))
+    text = capsys.readouterr().out
+    flat = " ".join(text.split())
+    assert report.cpu.model in text
+    assert CAVEAT in flat
+    for c in CLAIMS:
+        for part in (c.system, fps_text(c), c.hardware):
+            assert part in text
+    for s in SPEEDUPS:
+        assert s.holds_for in flat
+    assert "capture, resize, network, decoding, drawing, JSON line" in flat
+
+
+def test_the_json_holds_the_same_and_round_trips(report: SpeedReport) -> None:
+    data = json.loads(json.dumps(report.to_json()))
+    assert len(data["results"]) == 4
+    assert data["machine"]["model"] == report.cpu.model
+    assert len(data["claims"]) == len(CLAIMS)
+    rcnn = next(c for c in data["claims"] if c["system"] == "R-CNN")
+    fps = [m["pipeline_fps"] for m in data["results"]]
+    for (least, most), here in zip(rcnn["here_over_claim"], fps, strict=True):
+        assert least == most == pytest.approx(here * 15, rel=1e-3)
+    bound = next(c for c in data["claims"] if c["bound"])
+    assert bound["here_over_claim"] == [None] * 4
+    assert data["caveat"] == CAVEAT
+
+
+def test_texts_of_figures() -> None:
+    texts = {c.system: fps_text(c) for c in CLAIMS}
+    assert texts["R-CNN"] == "0.067"
+    assert texts["YOLO v1"] == "45"
+    assert texts["FCN"] == "3 to 10"
+    assert texts["U-Net"] == "over 1"
+    assert times_text((285.4, 285.4)) == "285x"
+    assert times_text((0.42, 0.42)) == "0.42x"
+    assert times_text((1.9, 6.27)) == "1.9x to 6.3x"
+    assert times_text(None) == "--"
+
+
+def test_from_the_command_line_to_table_json_and_picture(
+    cli: Any, tiny_model: Callable[..., Path], clip: Path, tmp_path: Path
+) -> None:
+    saved, picture = tmp_path / "out/fps.json", tmp_path / "out/fps.png"
+    files = [tiny_model("fp32"), tiny_model("int8")]
+    options = [
+        "--source",
+        clip,
+        "--frames",
+        "12",
+        "--rounds",
+        "2",
+        "--save-json",
+        saved,
+        "--picture",
+        picture,
+    ]
+    done = cli("edgedet-bench", *files, *options)
+    assert done.returncode == 0, done.stderr
+    assert "Measured here" in done.stdout
+    assert f"wrote {saved}\nwrote {picture}\n" in done.stdout
+    assert len(json.loads(saved.read_text())["results"]) == 4
+    image = cv2.imread(str(picture))
+    assert image is not None
+    assert image.shape[1] > 1000
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["fps.json", "fps.png"]
+
+
+def test_json_alone_on_stdout(cli: Any, tiny_model: Callable[..., Path], clip: Path) -> None:
+    options = ["--source", clip, "--frames", "10", "--rounds", "1", "--engine", "onnxruntime", "--json"]
+    done = cli("edgedet-bench", tiny_model(), *options)
+    assert done.returncode == 0, done.stderr
+    assert [m["engine"] for m in json.loads(done.stdout)["results"]] == ["ONNX Runtime CPU fp32"]
+
+
+def test_a_live_source_is_refused(tiny_model: Callable[..., Path]) -> None:
+    with pytest.raises((UsageError, SourceError)):
+        measure([tiny_model()], ["onnxruntime"], "99", frames=10, rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "error"),
+    [
+        (["--source", "no.mp4"], 1, "error [SourceError]: There is no source 'no.mp4'."),
+        (["--engine", "openvno", "--source", "x"], 2, "Did you mean 'openvino'?"),
+        (["--source", "x", "--frames", "1"], 2, "--frames"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    cli: Any, tiny_model: Callable[..., Path], options: list[str], code: int, error: str
+) -> None:
+    done = cli("edgedet-bench", tiny_model(), *options)
+    assert done.returncode == code
+    assert error in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_a_picture_of_an_unknown_kind_is_refused(
+    cli: Any, tiny_model: Callable[..., Path], clip: Path, tmp_path: Path
+) -> None:
+    options = ["--source", clip, "--frames", "10", "--rounds", "1", "--picture", tmp_path / "fps.xyz"]
+    done = cli("edgedet-bench", tiny_model(), *options)
+    assert done.returncode == 2
+    assert "error [UsageError]: Cannot draw fps.xyz" in done.stderr
+    assert list(tmp_path.iterdir()) == []

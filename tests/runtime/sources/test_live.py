@@ -1,0 +1,209 @@
+"""A live camera: MJPEG over HTTP on this machine, read through FFmpeg as any network camera is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgedet.contract.errors import SourceError
+from edgedet.contract.results import Detections, Frame, Result
+from edgedet.runtime import (
+    Callback,
+    CpuPredictor,
+    JsonLines,
+    Pipeline,
+    VideoFile,
+    open_predictor,
+    open_source,
+)
+from edgedet.runtime.sources.source import Image
+
+Camera = Callable[[Callable[[int], Iterator[Any]]], Any]
+
+
+@pytest.fixture(scope="module")
+def predictor(brightness: Path) -> Iterator[CpuPredictor]:
+    with open_predictor(brightness) as opened:
+        yield opened
+
+
+def grey(level: float, size: tuple[int, int] = (48, 64)) -> Image:
+    return np.full((*size, 3), round(255 * level), np.uint8)
+
+
+def steady(level: float, size: tuple[int, int] = (48, 64), count: int | None = None) -> Iterator[Any]:
+    for _ in itertools.count() if count is None else range(count):
+        yield grey(level, size)
+        yield 0.01
+
+
+def test_frames_of_a_network_camera(camera: Camera, predictor: CpuPredictor) -> None:
+    server = camera(lambda connection: steady(0.5))
+    source = open_source(server.url)
+    assert source.live
+    assert source.frames is None
+    scores: list[float] = []
+
+    def keep(frame: Frame, result: Result) -> None:
+        assert isinstance(result, Detections)
+        scores.append(float(result.scores[0]))
+
+    report = Pipeline(source, predictor, [Callback(keep)], limit=20).run()
+    assert report.frames == 20
+    np.testing.assert_allclose(scores, 0.5, atol=0.02)
+    assert server.connections == 1
+    assert report.notices == ()
+
+
+def test_a_lost_camera_comes_back_in_another_size(
+    camera: Camera, predictor: CpuPredictor, tmp_path: Path
+) -> None:
+    sizes = [(48, 64), (96, 128), (48, 64)]
+    server = camera(lambda n: steady(0.2 + 0.2 * n, sizes[min(n, 2)], 15 if n < 2 else None))
+    said: list[str] = []
+    seen: list[tuple[tuple[int, ...], float]] = []
+
+    def keep(frame: Frame, result: Result) -> None:
+        assert isinstance(result, Detections)
+        seen.append((frame.image.shape[:2], round(float(result.scores[0]), 1)))
+
+    video, lines = tmp_path / "out.mp4", tmp_path / "out.jsonl"
+    sinks = [Callback(keep), VideoFile(video), JsonLines(lines)]
+    pipeline = Pipeline(open_source(server.url), predictor, sinks, limit=35, notify=said.append)
+    report = pipeline.run()
+    assert server.connections == 3
+    assert {(s, v) for s, v in seen} == {((48, 64), 0.2), ((96, 128), 0.4), ((48, 64), 0.6)}
+    assert [("lost" in s, "back" in s) for s in said] == [(True, False), (False, True)] * 2
+    assert report.notices == tuple(said)
+    assert sum('"notice"' in line for line in lines.read_text().splitlines()) == 4
+    check = cv2.VideoCapture(str(video))
+    assert (check.get(cv2.CAP_PROP_FRAME_WIDTH), check.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (64, 48)
+    assert check.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+    check.release()
+
+
+def test_a_pause_is_waited_out(camera: Camera, predictor: CpuPredictor) -> None:
+    def pausing(connection: int) -> Iterator[Any]:
+        yield from steady(0.3, count=10)
+        yield 0.6
+        yield from steady(0.6)
+
+    report = Pipeline(open_source(camera(pausing).url), predictor, limit=25).run()
+    assert report.notices == ()
+    assert report.frames == 25
+
+
+def test_a_camera_that_stays_away_is_an_error_after_its_frames(
+    camera: Camera, predictor: CpuPredictor
+) -> None:
+    server = camera(lambda n: steady(0.5, count=12 if n == 0 else 0))
+    seen: list[int] = []
+    pipeline = Pipeline(
+        open_source(server.url, timeout=2, reconnects=2),
+        predictor,
+        [Callback(lambda frame, result: seen.append(frame.index))],
+    )
+    with pytest.raises(SourceError, match=r"^capture: http://.* is lost, and 2 tries"):
+        pipeline.run()
+    assert seen
+    assert server.connections == 3
+    assert sum("lost" in n for n in pipeline.report().notices) == 2
+
+
+def test_no_reconnects_if_none_are_wanted(camera: Camera, predictor: CpuPredictor) -> None:
+    server = camera(lambda n: steady(0.5, count=12))
+    with pytest.raises(SourceError, match="is lost"):
+        Pipeline(open_source(server.url, reconnects=0), predictor).run()
+    assert server.connections == 1
+
+
+def test_stop_ends_the_wait_for_a_lost_camera(camera: Camera, predictor: CpuPredictor) -> None:
+    server = camera(lambda n: steady(0.5, count=12 if n == 0 else 0))
+    lost = threading.Event()
+
+    def notify(text: str) -> None:
+        if "(3 of" in text:
+            lost.set()
+
+    source = open_source(server.url, timeout=2, reconnects=1000)
+    pipeline = Pipeline(source, predictor, notify=notify)
+
+    def end() -> None:
+        lost.wait(60)
+        pipeline.stop()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    report = pipeline.run()
+    thread.join()
+    assert lost.is_set()
+    assert report.frames > 0
+
+
+def test_an_unreachable_address_is_an_error() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for url in (f"http://127.0.0.1:{port}/live", f"rtsp://user:secret@127.0.0.1:{port}/live"):
+        with pytest.raises(SourceError, match=r"Cannot open (http|rtsp)://127.0.0.1") as caught:
+            open_source(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="within 1 s"):
+            open_source(f"http://127.0.0.1:{silent.getsockname()[1]}/live", timeout=1)
+        assert time.monotonic() - began < 60  # the default of FFmpeg is to wait for ever
+
+
+def test_an_absent_camera_is_an_error() -> None:
+    with pytest.raises(SourceError, match=r"Cannot open camera 99\..*plugged in"):
+        open_source("99")
+
+
+def test_a_video_on_a_web_server_is_no_live_source(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48)
+    )
+    for i in range(40):
+        writer.write(grey(i / 40))
+    writer.release()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                super().copyfile(source, outputfile)
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            source = open_source(f"http://127.0.0.1:{server.server_port}/clip.avi")
+            assert not source.live
+            assert source.frames == 40
+            count = 0
+            while source.read() is not None:
+                count += 1
+            source.close()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert count == 40

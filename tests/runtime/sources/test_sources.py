@@ -1,0 +1,217 @@
+"""Video files and images: all their frames, or a named error that says what is missing."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgedet.contract.errors import EmptyDataset, ImageError, SourceError
+from edgedet.runtime import Source, open_source
+from edgedet.runtime.sources.mp4 import visible_share
+from edgedet.runtime.sources.source import Image, public_name
+
+
+def read_all(source: Source) -> list[Image]:
+    frames = []
+    while (image := source.read()) is not None:
+        frames.append(image)
+    source.close()
+    return frames
+
+
+def read_until_error(source: Source, kind: type[Exception], match: str) -> int:
+    """How many frames come before the error."""
+    good = 0
+
+    def count() -> None:
+        nonlocal good
+        while source.read() is not None:
+            good += 1
+
+    with pytest.raises(kind, match=match):
+        count()
+    source.close()
+    return good
+
+
+def picture(seed: int, size: tuple[int, int] = (60, 80)) -> Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2), np.uint8)
+
+
+def write_video(path: Path, codec: str, frames: int = 60) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25, (80, 60))
+    assert writer.isOpened()
+    for i in range(frames):
+        writer.write(picture(i))
+    writer.release()
+    return path
+
+
+def test_a_video_gives_all_its_frames_and_facts(bikes: Path) -> None:
+    source = open_source(bikes)
+    assert (source.name, source.live, source.fps, source.frames) == ("bikes.mp4", False, 25, 250)
+    frames = read_all(source)
+    assert len(frames) == 250
+    assert frames[0].shape == (272, 640, 3)
+
+
+def test_a_video_is_read_into_the_buffer(bikes: Path) -> None:
+    source = open_source(bikes)
+    buffer = np.empty((272, 640, 3), np.uint8)
+    first = source.read(buffer)
+    assert first is buffer
+    other = source.read(np.empty((10, 10, 3), np.uint8))
+    assert other is not None
+    assert other.shape == (272, 640, 3)  # a buffer that does not fit is left alone
+    source.close()
+
+
+@pytest.mark.parametrize("fill", ["noise", "zeros"])
+def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(bikes: Path, tmp_path: Path, fill: str) -> None:
+    data = bytearray(bikes.read_bytes())
+    start, size = find_box(data, b"mdat")
+    end = start + size
+    junk = (
+        np.random.default_rng(0).integers(0, 256, 1500, np.uint8)
+        if fill == "noise"
+        else np.zeros(1500, np.uint8)
+    )
+    data[end - 1500 : end] = junk.tobytes()
+    path = tmp_path / "corrupt.mp4"
+    path.write_bytes(data)
+    frames = read_until_error(
+        open_source(path), SourceError, r"2 of 250 frames of the video corrupt\.mp4 are missing or corrupt"
+    )
+    assert frames == 248
+
+
+def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path) -> None:
+    data = bytearray(bikes.read_bytes())
+    data[250_000:252_000] = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
+    path = tmp_path / "corrupt.mp4"
+    path.write_bytes(data)
+    frames = read_until_error(
+        open_source(path),
+        SourceError,
+        r"frames of the video corrupt\.mp4 are missing or corrupt, the first near",
+    )
+    assert 200 < frames < 250
+
+
+@pytest.mark.parametrize("codec", ["mp4v"])
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_truncated_video_of_another_container(tmp_path: Path, suffix: str, codec: str) -> None:
+    path = write_video(tmp_path / f"whole{suffix}", codec, frames=100)
+    assert len(read_all(open_source(path))) == 100
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    frames = read_until_error(open_source(cut), SourceError, "missing or corrupt")
+    assert 5 < frames < 60
+
+
+def test_what_is_no_video_is_refused(tmp_path: Path, bikes: Path) -> None:
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "headless.mp4").write_bytes(bikes.read_bytes()[:400_000])  # its index is at the end
+    for name in ("text.mp4", "headless.mp4"):
+        with pytest.raises(SourceError, match=f"Cannot open the video {name}"):
+            open_source(tmp_path / name)
+    with pytest.raises(SourceError, match="no source"):
+        open_source(tmp_path / "absent.mp4")
+
+
+def find_box(data: bytes | bytearray, kind: bytes) -> tuple[int, int]:
+    """(start, size) of a top-level box of an MP4."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == kind:
+            return at, size
+        at += size
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_a_trimmed_video_is_whole(bikes: Path, tmp_path: Path, where: str) -> None:
+    """An edit list hides 50 frames: phones trim so. The container still counts them."""
+    data = bytearray(bikes.read_bytes())
+    at = data.index(b"elst", find_box(data, b"moov")[0]) + 12
+    duration, media_time, rate = struct.unpack_from(">IiI", data, at)
+    assert (duration, visible_share(bikes)) == (10_000, 1.0)
+    shift = 2 * 12_800 if where == "start" else 0
+    struct.pack_into(">IiI", data, at, duration - 2_000, media_time + shift, rate)
+    path = tmp_path / "trimmed.mp4"
+    path.write_bytes(data)
+    assert visible_share(path) == pytest.approx(0.8, abs=0.001)
+    assert len(read_all(open_source(path))) == 200
+
+
+def test_the_share_of_what_is_no_mp4_is_one(tmp_path: Path) -> None:
+    for i, content in enumerate((b"", b"text", b"\0\0\0\x10moov" + b"\xff" * 8, b"\0\0\0\0mdat")):
+        path = tmp_path / f"{i}.mp4"
+        path.write_bytes(content)
+        assert visible_share(path) == 1.0
+
+
+def write_images(folder: Path) -> None:
+    folder.mkdir()
+    for i, ending in enumerate((".jpg", ".png", ".bmp")):
+        assert cv2.imwrite(str(folder / f"{i}{ending}"), picture(i))
+    (folder / "notes.txt").write_text("not an image")
+
+
+def test_images_of_a_folder_a_glob_or_one(tmp_path: Path) -> None:
+    write_images(tmp_path / "shots")
+    folder = open_source(tmp_path / "shots")
+    assert (folder.frames, folder.live, folder.fps) == (3, False, None)
+    images = read_all(folder)
+    assert len(images) == 3
+    np.testing.assert_array_equal(images[1], picture(1))  # PNG is lossless
+    assert len(read_all(open_source(tmp_path / "shots" / "*.png"))) == 1
+    assert len(read_all(open_source(tmp_path / "**" / "*"))) == 3
+    assert len(read_all(open_source(tmp_path / "shots" / "2.bmp"))) == 1
+    assert len(read_all(open_source(f"file://{tmp_path}/shots/2.bmp"))) == 1
+
+
+def test_no_images_is_an_error(tmp_path: Path) -> None:
+    for target in (tmp_path, tmp_path / "*.jpg"):
+        with pytest.raises(EmptyDataset, match="no images"):
+            open_source(target)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_a_truncated_image_is_named_after_the_good_ones(tmp_path: Path, ending: str) -> None:
+    write_images(tmp_path / "shots")
+    whole = cv2.imencode(ending, picture(9, (400, 500)))[1].tobytes()
+    bad = tmp_path / "shots" / f"9{ending}"
+    bad.write_bytes(whole[: len(whole) * 2 // 3])
+    good = read_until_error(open_source(tmp_path / "shots"), ImageError, f"{bad.name} is truncated")
+    assert good == 3
+
+
+def test_names_hold_no_password() -> None:
+    assert public_name("rtsp://admin:secret@10.0.0.7:554/live?x=1") == "rtsp://10.0.0.7:554/live?x=1"
+    assert public_name("http://host/a") == "http://host/a"
+
+
+def test_opencv_and_ffmpeg_say_nothing(bikes: Path, tmp_path: Path) -> None:
+    # in a process of its own: FFmpeg's log level is read once, when OpenCV first uses it
+    (tmp_path / "headless.mp4").write_bytes(bikes.read_bytes()[:400_000])
+    code = f"""
+from edgedet.contract.errors import SourceError
+from edgedet.runtime import open_source
+for target in ({str(tmp_path / "headless.mp4")!r}, "99"):
+    try:
+        open_source(target)
+    except SourceError:
+        continue
+    raise SystemExit(f"{{target}} was opened")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
