@@ -15,7 +15,8 @@ import pytest
 
 from edgedet.contract.spec import SPEC_KEY, Decode, Input, ModelSpec, Output, Precision, Resize, Role
 
-pytest_plugins = ("runtime_fixtures", "evaluation_fixtures", "data_fixtures")  # tests/fixtures, on pytest's path
+# tests/fixtures, which is on pytest's path
+pytest_plugins = ("runtime_fixtures", "evaluation_fixtures", "data_fixtures")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
