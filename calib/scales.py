@@ -21,9 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgedet.contract.errors import CalibrationError
-from edgedet.contract.files import write_atomic
+from edgedet.contract.files import read_regular, write_atomic
+from edgedet.contract.text import parse_json
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+"""Of what `save` writes. Version 1 had no digest; it is read as well."""
+
+MAX_CACHE = 1 << 26
+"""Bytes of a cache that are read: a graph of a million tensors needs less."""
 
 NORM_TOLERANCE = 1e-4
 """By how much (relatively) a constant's norm may differ; another training differs by far more."""
@@ -86,8 +91,10 @@ class Scales:
             "images": self.images,
             "method": self.method,
             "settled": self.settled,
-            "norms": self.norms,
+            "norms": list(self.norms),
         }
+        whole = head | {"ranges": {k: list(r) for k, r in self.ranges.items()}}
+        head["sha256"] = _digest(whole)
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
         ranges = [f"    {json.dumps(k)}: [{r.low!r}, {r.high!r}]" for k, r in self.ranges.items()]
         text = "\n".join(["{", *lines, '  "ranges": {', ",\n".join(ranges), "  }", "}", ""])
@@ -96,33 +103,69 @@ class Scales:
     @classmethod
     def load(cls, path: Path) -> Scales:
         """Read a calibration cache; CalibrationError if it is absent, damaged or of another version."""
-        again = "Calibrate again: --calib-data voc:PATH or folder:PATH."
         try:
-            raw = json.loads(path.read_text())
-            if raw["version"] != CACHE_VERSION:
-                raise CalibrationError(
-                    f"{path} is a calibration cache of version {raw['version']!r}; this edgedet reads"
-                    f" {CACHE_VERSION}.",
-                    hint=again,
-                )
-            ranges = {k: Range(float(low), float(high)) for k, (low, high) in raw["ranges"].items()}
-            scales = cls(
-                str(raw["graph"]),
-                str(raw["data"]),
-                int(raw["images"]),
-                str(raw["method"]),
-                int(raw["settled"]),
-                ranges,
-                tuple(float(n) for n in raw["norms"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            raise CalibrationError(
-                f"{path} is not a calibration cache: {type(e).__name__} {e}.", hint=again
-            ) from None
-        bad = next((k for k, r in ranges.items() if not (r.low <= 0 <= r.high < np.inf)), None)
-        if bad is not None:
-            raise CalibrationError(f"{path}: the range of {bad!r} is {tuple(ranges[bad])}.", hint=again)
-        return scales
+            return cls._from_json(parse_json(read_regular(path, at_most=MAX_CACHE)))
+        except OSError as e:
+            raise CalibrationError(f"Cannot read {path}: {e.strerror or e}.", hint=_AGAIN) from None
+        except ValueError as e:
+            raise CalibrationError(f"{path} is not a whole calibration cache: {e}.", hint=_AGAIN) from None
+
+    @classmethod
+    def _from_json(cls, raw: Any) -> Scales:
+        """ValueError says what is wrong: types first, then the digest, then what the numbers mean."""
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
+        version = raw.get("version")
+        if type(version) is not int or version not in (1, CACHE_VERSION):
+            raise ValueError(f"its version is {version!r}, this edgedet reads 1 and {CACHE_VERSION}")
+        digest = raw.pop("sha256", None)
+        if (digest is None) != (version == 1) or raw.keys() != _KINDS.keys():
+            raise ValueError(f"a cache of version {version} has other fields")
+        for name, kind in _KINDS.items():
+            if type(raw[name]) is not kind:
+                raise ValueError(f"its {name} is no {kind.__name__}")
+        if not all(map(_number, raw["norms"])):
+            raise ValueError("a norm is no number")
+        for name, limits in raw["ranges"].items():
+            if not (isinstance(limits, list) and len(limits) == 2 and all(map(_number, limits))):
+                raise ValueError(f"the range of {name!r} is not two numbers")
+        if digest is not None and digest != _digest(raw):
+            raise ValueError("its content was changed after it was written (sha256)")
+        ranges = {k: Range(float(low), float(high)) for k, (low, high) in raw["ranges"].items()}
+        for name, r in ranges.items():
+            if not r.low <= 0 <= r.high:
+                raise ValueError(f"the range of {name!r} is {tuple(r)}, which does not hold 0")
+        if raw["images"] < 0 or raw["settled"] < 0 or any(n < 0 for n in raw["norms"]):
+            raise ValueError("a number of images or a norm is negative")
+        norms = tuple(map(float, raw["norms"]))
+        return cls(raw["graph"], raw["data"], raw["images"], raw["method"], raw["settled"], ranges, norms)
+
+
+_AGAIN = "Calibrate again: --calib-data voc:PATH or folder:PATH."
+
+_KINDS = {
+    "version": int,
+    "graph": str,
+    "data": str,
+    "images": int,
+    "method": str,
+    "settled": int,
+    "norms": list,
+    "ranges": dict,
+}
+"""The fields of a cache but for its digest, and what JSON gives for each."""
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _number(value: object) -> bool:
+    """Whether it is a number (a bool is none) that float32 can hold."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST  # type: ignore[arg-type]
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of a cache's content; blanks between its parts and their order do not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def rounded(low: float, high: float) -> Range:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgedet.contract.errors import DataError, SpecError, UsageError, WeightsError
+from edgedet.contract.errors import DataError, SpecError, UsageError
+from edgedet.contract.files import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
+from edgedet.contract.tensor_file import read_tensor_file
+from edgedet.contract.text import printable
 from edgedet.runtime.engines.engine import PLAN_SUFFIXES
 from edgedet.runtime.engines.onnx_metadata import read_spec
 
@@ -52,11 +55,17 @@ def describe(path: Path) -> Description:
     """Read what a file says of itself.
 
     Raises:
-        DataError: there is no such file. UsageError: a kind of file that edgedet does not write.
+        DataError: there is no such file, or it cannot be read. UsageError: a kind of file that edgedet does
+            not write.
         SpecError: no spec in it. EngineError, WeightsError, CalibrationError: it is damaged.
     """
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", hint="Check the path.")
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        raise DataError(f"There is no file {path}.", hint="Check the path.") from None
+    except (OSError, ValueError) as e:  # ValueError: a name with a zero byte
+        reason = (e.strerror if isinstance(e, OSError) else None) or e
+        raise DataError(f"Cannot read {path}: {reason}.", hint="Give a file that edgedet wrote.") from None
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
@@ -76,20 +85,18 @@ def _plan(path: Path) -> Description:
 
 
 def _weights(path: Path) -> Description:
-    header = read_safetensors_header(path)
-    metadata = header.pop("__metadata__", {})
-    if SPEC_KEY not in metadata:
+    header = read_tensor_file(path)
+    if SPEC_KEY not in header.metadata:
         raise SpecError(
             f"{path} carries no edgedet spec: these are weights that edgedet did not write.",
             hint="Use a file that edgedet-train wrote (best.safetensors).",
         )
-    sizes = [_product(t["shape"]) for t in header.values()]
     facts = {
-        "tensors": len(header),
-        "values": sum(sizes),
-        "types": sorted({t["dtype"] for t in header.values()}),
+        "tensors": len(header.tensors),
+        "values": sum(prod(shape) for _, shape in header.tensors.values()),
+        "types": sorted({dtype for dtype, _ in header.tensors.values()}),
     }
-    return Description(path, "weights", ModelSpec.from_json(metadata[SPEC_KEY]), facts)
+    return Description(path, "weights", ModelSpec.from_json(header.metadata[SPEC_KEY]), facts)
 
 
 def _calibration(path: Path) -> Description:
@@ -116,29 +123,6 @@ READERS: dict[str, Callable[[Path], Description]] = {
 """File name ending -> how such a file is read."""
 
 
-def read_safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: 8 bytes of length, little endian, then the JSON.
-
-    Raises WeightsError when the header is damaged or the file is shorter or longer than it says.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as f:
-            (length,) = struct.unpack("<Q", f.read(8))
-            if length > size:
-                raise ValueError("the header is longer than the file")
-            header: dict[str, Any] = json.loads(f.read(length))
-        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-        if expected != size:
-            raise ValueError(f"it has {size} bytes, its header describes {expected}")
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as e:
-        raise WeightsError(
-            f"{path} is not a whole safetensors file: {e}.", hint="Copy or train it again."
-        ) from None
-    return header
-
-
 def show(found: Description) -> None:
     """The description as a table on stdout."""
     from rich.console import Console
@@ -153,7 +137,7 @@ def show(found: Description) -> None:
     rows |= {name.replace("_", " "): _text(value) for name, value in found.facts.items()}
     for name, value in rows.items():
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(printable(value)))
     Console(soft_wrap=True, highlight=False).print(table)
 
 
@@ -201,10 +185,3 @@ def _floats(values: tuple[float, ...]) -> str:
 
 def _bytes(n: int) -> str:
     return f"{n / 1e6:.2f} MB" if n >= 1e5 else f"{n} bytes"
-
-
-def _product(shape: list[int]) -> int:
-    n = 1
-    for d in shape:
-        n *= d
-    return n

@@ -10,12 +10,16 @@ verb gets `--debug`, and every failure becomes one line on stderr and an exit co
     3  the accuracy gate failed
     130  interrupted with Ctrl-C
     141  the reader of the output went away (as in `edgedet ... | head`)
+
+A closed stdout or stderr is as /dev/null: the work is done. What their encoding lacks is shown escaped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import io
 import os
 import sys
 import traceback
@@ -25,7 +29,8 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
 
 from edgedet import __version__
-from edgedet.contract.errors import EdgedetError, MissingDependency, UnknownName, UsageError
+from edgedet.contract.errors import EdgedetError, MissingDependency, OutputError, UnknownName, UsageError
+from edgedet.contract.text import printable
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -72,32 +77,74 @@ VERBS = {
 
 def main() -> NoReturn:
     """The `edgedet` script."""
+    _open_streams()
     sys.exit(edgedet(sys.argv[1:]))
 
 
 def train() -> NoReturn:
     """The `edgedet-train` script."""
-    sys.exit(run_verb("train", sys.argv[1:]))
+    _script("train")
 
 
 def export() -> NoReturn:
     """The `edgedet-export` script."""
-    sys.exit(run_verb("export", sys.argv[1:]))
+    _script("export")
 
 
 def evaluate() -> NoReturn:
     """The `edgedet-eval` script."""
-    sys.exit(run_verb("eval", sys.argv[1:]))
+    _script("eval")
 
 
 def run() -> NoReturn:
     """The `edgedet-run` script."""
-    sys.exit(run_verb("run", sys.argv[1:]))
+    _script("run")
 
 
 def bench() -> NoReturn:
     """The `edgedet-bench` script."""
-    sys.exit(run_verb("bench", sys.argv[1:]))
+    _script("bench")
+
+
+def _script(verb: str) -> NoReturn:
+    _open_streams()
+    sys.exit(run_verb(verb, sys.argv[1:]))
+
+
+def _open_streams() -> None:
+    """See that there is a stdin, stdout and stderr, and that no character is too much for them.
+
+    Where one is closed, the next file that is opened would get its number, and whatever a library
+    prints would land in that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        buffer = io.BufferedWriter(_Stdout(out.fileno(), "w", closefd=False))
+        lines = out.line_buffering
+        sys.stdout = io.TextIOWrapper(buffer, out.encoding, "backslashreplace", line_buffering=lines)
+
+
+class _Stdout(io.FileIO):
+    """stdout, which knows whether a write failed: the error alone does not say what could not be written."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as e:
+            self.failure = e
+            raise
 
 
 def edgedet(args: Sequence[str]) -> int:
@@ -139,7 +186,41 @@ def command_of(verb: str) -> Any:
     function = getattr(import_module(entry.module), entry.function)
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
     app.command(name=verb)(_with_debug(function))
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    _refuse_repetition(command)
+    return command
+
+
+def _refuse_repetition(command: Any) -> None:
+    """Make the command refuse an option that takes one value and is given twice, with UsageError.
+
+    The parser would keep the last, and nobody would know that the first was not used. An option that is
+    declared as a list may be repeated, and a flag may be said again, but not be said and denied.
+    """
+    make_parser = command.make_parser
+
+    def strict_parser(context: Any) -> Any:
+        parser = make_parser(context)
+        options = {id(o): o for o in (*parser._long_opt.values(), *parser._short_opt.values())}
+        for option in options.values():
+            option.process = functools.partial(_process_once, option, option.process)
+        return parser
+
+    command.make_parser = strict_parser
+
+
+def _process_once(option: Any, process: Callable[[Any, Any], None], value: Any, state: Any) -> None:
+    """What an option of the parser does with one more value, `state` holding those before it."""
+    new = {"store": value, "store_const": option.const}.get(option.action)
+    before = state.opts.get(option.dest)
+    if option.dest in state.opts and (option.action == "store" or new != before):
+        names = option._long_opts or option._short_opts
+        if option.action == "store":
+            raise UsageError(
+                f"{names[0]} is given twice: {before!r} and {new!r}.", hint="It takes one value: choose."
+            )
+        raise UsageError(f"{names[0]} and its opposite are both given.", hint="Choose one.")
+    process(value, state)
 
 
 def overview() -> str:
@@ -193,20 +274,41 @@ def _guarded(call: Callable[[], object], *, debug: bool, program: str = "edgedet
     except typer.Exit as e:
         return int(e.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # nothing more can be said there, and Python's own flush at exit would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+    except SystemExit as e:
+        # what rich makes of a broken pipe
+        if isinstance(e.__context__, BrokenPipeError):
+            return READER_GONE
+        raise
     except Exception as e:
+        broken = _broken_stdout()
+        if isinstance(broken, BrokenPipeError):
+            return READER_GONE
+        if broken is not None:
+            text = f"Cannot write to stdout: {broken.strerror or broken}."
+            return _fail(OutputError(text, hint="Send it somewhere else."), debug=debug)
         return _fail(e, debug=debug, program=program)
+
+
+def _broken_stdout() -> OSError | None:
+    """Why stdout takes nothing more, None if it does.
+
+    A broken one is replaced by /dev/null: Python's own flush at exit would fail again.
+    """
+    failure = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "failure", None)
+    if failure is not None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    return failure
 
 
 def _fail(error: Exception, *, debug: bool, program: str = "edgedet") -> int:
     """Say what failed in one line on stderr (below the traceback if `debug`); returns the exit code."""
     if debug:
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            _say(printable(line))
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in EXTRA_OF:
         library = (error.name or "").partition(".")[0]
         error = MissingDependency(library, extra=EXTRA_OF[library], purpose=program)
@@ -220,5 +322,11 @@ def _fail(error: Exception, *, debug: bool, program: str = "edgedet") -> int:
     else:
         text = f"{error} (unexpected: please report it)"
         text += "" if debug else " Run again with --debug for the traceback."
-    print(f"error [{name}]: {' '.join(text.split())}", file=sys.stderr)
+    _say(f"error [{name}]: {printable(' '.join(text.split()))}")
     return code
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, if that takes one: the exit code says the rest."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,41 +1,167 @@
-"""Writing whole files or none: a temporary name in the same folder, then a rename."""
+"""Writing whole files or none: made in a hidden folder beside their place, then moved there by a rename.
+
+Several processes may write into one folder, also from several containers or machines that see it under
+different process numbers. So names are random, and who lives is told by a lock on a file in the hidden
+folder: the system drops it when its process ends, however it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from edgedet.contract.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and so nothing is ever taken for dead
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX, _SUFFIX, _LOCK = ".edgedet-", ".partial", ".lock"
+
+
+@contextlib.contextmanager
+def private_folder(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent` (made where needed) that is this block's own; removed at its end.
+
+    What processes left there that ended without cleaning up is removed first; what is in use, by whatever
+    process on whatever machine, stays. Raises OSError.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+        # another process may see the folder before it is locked, take it for left over and remove it
+        lock = _locked(folder, wait=True)
+        if lock is not None:
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove the hidden folders in `parent` that no living process holds."""
+    with os.scandir(parent) as entries:
+        found = [
+            Path(e.path)
+            for e in entries
+            if e.name.startswith(_PREFIX) and e.name.endswith(_SUFFIX) and e.is_dir(follow_symlinks=False)
+        ]
+    for folder in found:
+        with contextlib.suppress(OSError):  # not ours to open, or on a file system without locks
+            lock = _locked(folder, wait=False) if fcntl else None
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _locked(folder: Path, *, wait: bool) -> int | None:
+    """The descriptor of the folder's lock, held until it is closed; None if the folder is gone.
+
+    Raises OSError: without `wait`, another process holds it, or this file system has no locks. With
+    `wait`, those are no errors: the lock is not held then.
+    """
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:
+        return None
+    try:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if not wait:
+            os.close(lock)
+            raise
+    try:
+        # whoever held the lock before may have removed the folder
+        if (folder / _LOCK).stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+    except FileNotFoundError:
+        pass
+    os.close(lock)
+    return None
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed to it when the block ends well, removed otherwise.
+    """A path to write to; moved to `path` when the block ends well, removed otherwise.
 
-    The temporary name ends like the real one (libraries choose a format by it). Raises OutputError when
-    the folder cannot be made or written, or the disk is full.
+    It has the name of the real one (libraries choose a format by it). The file gets the mode that `open`
+    would have given it. A link is followed: what it leads to is replaced, the link stays.
+
+    Raises OutputError when the folder cannot be made or written, the disk is full, or `path` is
+    something else than a file.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        target = path.resolve() if path.is_symlink() else path
+        if path.exists() and not path.is_file():
+            kind = "is a folder" if path.is_dir() else "is a device or pipe"
+            raise OutputError(f"Cannot write {path}: it {kind}.", hint="Name a file.")
+        with private_folder(target.parent) as folder:
+            temporary = folder / target.name
             yield temporary
-            with temporary.open("rb") as f:
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            finish_file(temporary)
+            temporary.replace(target)
     except OSError as e:
         raise output_error(path, e) from e
 
 
+def finish_file(path: Path) -> None:
+    """Give a file in a private folder the mode that `open` gives, and its bytes to the disk.
+
+    Some libraries make files that only their owner may read. Raises OSError.
+    """
+    with path.open("rb") as f:
+        os.fsync(f.fileno())
+    with contextlib.suppress(FileNotFoundError):
+        mode = stat.S_IMODE((path.parent / _LOCK).stat().st_mode)
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write all of `data` (text as UTF-8) to `path`, or leave what was there."""
+    """Write all of `data` to `path`, or leave what was there. Text is written as `encoded` says."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(data if isinstance(data, bytes) else encoded(data))
+
+
+def encoded(text: str) -> bytes:
+    """Text as UTF-8. What UTF-8 cannot hold (from file names that are none) becomes an escape."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading bytes; never waits, as opening a pipe would.
+
+    Raises OSError, also for what is no file: a folder, a pipe, a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, *, at_most: int) -> bytes:
+    """All bytes of a file. Raises OSError like `open_regular`, and if it has more than `at_most`."""
+    with open_regular(path) as f:
+        data = f.read(at_most + 1)
+    if len(data) > at_most:
+        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", str(path))
+    return data
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -18,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgedet.contract.errors import SpecError, WeightsError
+from edgedet.contract.errors import EdgedetError, SpecError, WeightsError
 from edgedet.contract.files import atomic_path
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
+from edgedet.contract.tensor_file import read_tensor_file
+from edgedet.contract.text import parse_json
 from edgedet.models import build
 from edgedet.models.base import Model
 
@@ -41,8 +43,16 @@ def save_model(
         for k, v in state.items()
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all; OutputError if it cannot be written."""
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as e:  # its own name for a full disk or a closed folder
+            raise OSError(str(e)) from e
 
 
 def load_model(path: Path) -> tuple[Model, ModelSpec]:
@@ -58,11 +68,26 @@ def load_model(path: Path) -> tuple[Model, ModelSpec]:
             f"{path} carries no edgedet spec.", hint="Use a file that edgedet-train wrote (best.safetensors)."
         )
     spec = ModelSpec.from_json(metadata[SPEC_KEY])
-    options = json.loads(metadata.get(OPTIONS_KEY, "{}"))
-    model = build(spec.model, len(spec.classes), pretrained=False, **options)
+    model = _build(path, spec, metadata.get(OPTIONS_KEY, "{}"))
     load_state(model, tensors, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return model.eval(), spec.with_(provenance=replace(spec.provenance, weights_sha256=digest))
+
+
+def _build(path: Path, spec: ModelSpec, text: str) -> Model:
+    """The model a file names, with the options that stand in it; WeightsError if there is no such model."""
+    hint = "The file is damaged, or of another edgedet: copy or train it again."
+    try:
+        options = parse_json(text)
+        if not isinstance(options, dict):
+            raise ValueError("they are no JSON object")
+        return build(spec.model, len(spec.classes), pretrained=False, **options)
+    except EdgedetError as e:
+        raise WeightsError(f"{path} names a model that cannot be built: {e.message}", hint=hint) from e
+    except Exception as e:  # whatever a class makes of values it was never meant to get
+        raise WeightsError(
+            f"{path} holds options of {spec.model!r} that cannot be meant: {e}.", hint=hint
+        ) from e
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -116,14 +141,11 @@ def layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, torch.Size]]:
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; WeightsError if absent or not whole."""
-    if not path.is_file():
-        raise WeightsError(
-            f"No weights at {path}.", hint="Check the path; edgedet-train writes best.safetensors."
-        )
+    header = read_tensor_file(path)
     try:
         with safe_open(path, framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
+            return {k: f.get_tensor(k) for k in f.keys()}, header.metadata  # noqa: SIM118
+    except Exception as e:  # the library's own, torch's for a dtype it lacks, MemoryError
         raise WeightsError(
             f"{path} is not a whole safetensors file: {e}.", hint="Copy or train it again."
         ) from None

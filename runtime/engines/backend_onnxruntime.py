@@ -19,7 +19,7 @@ import numpy as np
 from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.engine import Array, check_graph, checked_batch, checked_inputs, concrete
-from edgedet.runtime.engines.onnx_metadata import has_half_scales
+from edgedet.runtime.engines.onnx_metadata import engine_argument, has_half_scales
 from edgedet.runtime.hardware import cores
 
 try:
@@ -68,7 +68,9 @@ class OnnxRuntimeEngine:
         if has_half_scales(path):
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
+            self._session: Any = ort.InferenceSession(
+                engine_argument(path), options, providers=[PROVIDERS[device]]
+            )
         except Exception as e:  # its errors share no base class of their own
             raise EngineError(f"ONNX Runtime cannot open {path}: {_first_line(e)}.") from e
         check_graph(spec, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), path)

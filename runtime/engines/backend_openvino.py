@@ -9,6 +9,8 @@ preprocessing share those cores. Compiled models are not cached on disk.
 from __future__ import annotations
 
 import functools
+import io
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,7 +23,11 @@ import numpy as np
 from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.engine import Array, check_graph, checked_batch, checked_inputs, concrete
+from edgedet.runtime.engines.onnx_metadata import engine_argument
 
+# Importing openvino would start a process that reports the import, with an id kept under HOME, to an
+# analytics server (openvino.tools.ovc). Where it cannot find this module, it uses a stub that sends nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino as ov
 except ImportError as e:
@@ -79,7 +85,8 @@ class OpenVinoEngine:
             label = f"int8+{precision}"
         self.name = f"OpenVINO {device} {label}"
         try:
-            self._model: Any = core.read_model(path)
+            model = engine_argument(path)
+            self._model: Any = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else model)
         except RuntimeError as e:
             raise EngineError(f"OpenVINO cannot read {path}: {_last_line(e)}.") from e
         check_graph(spec, _shapes(self._model.inputs), _shapes(self._model.outputs), path)

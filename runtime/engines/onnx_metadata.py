@@ -7,12 +7,14 @@ any size costs a few reads.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from edgedet.contract.errors import EngineError, SpecError
+from edgedet.contract.files import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
 
 # field numbers of onnx.proto
@@ -21,6 +23,8 @@ _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_OP_TYPE = 1, 4
 _TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8
 _FLOAT16 = 10  # TensorProto.DataType
+
+_MAX_TEXT = 1 << 24  # bytes of a name or a metadata entry: far more than any spec has
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -49,27 +53,30 @@ def read_metadata(path: Path) -> dict[str, str]:
     """An ONNX file's `metadata_props`. Raises EngineError like `read_spec`."""
     found: dict[str, str] = {}
     seen: set[int] = set()
-    try:
-        with path.open("rb") as f:
-            for field, _, end in _fields(f, os.fstat(f.fileno()).st_size):
-                seen.add(field)
-                if field == _MODEL_METADATA and end is not None:
-                    entry = {k: f.read(e - f.tell()) for k, _, e in _fields(f, end) if e is not None}
-                    found[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
-    except OSError as e:
-        raise EngineError(f"Cannot read {path}: {e.strerror or e}.", hint="Check the path.") from e
-    except (_MalformedError, UnicodeDecodeError):
-        raise _not_onnx(path) from None
-    if not {_MODEL_IR_VERSION, _MODEL_GRAPH} <= seen:
-        raise _not_onnx(path)
+    with _reading(path) as f:
+        for field, _, end in _fields(f, os.fstat(f.fileno()).st_size):
+            if field == _MODEL_GRAPH and end is None:
+                raise _MalformedError(f.tell())
+            seen.add(field)
+            if field == _MODEL_METADATA and end is not None:
+                entry = {k: _text(f, e) for k, _, e in _fields(f, end) if e is not None}
+                name = entry.get(1, "")
+                if name in found:
+                    raise _MalformedError(f.tell())  # which of the two is meant?
+                found[name] = entry.get(2, "")
+        if not {_MODEL_IR_VERSION, _MODEL_GRAPH} <= seen:
+            raise _MalformedError(f.tell())
     return found
 
 
 def has_half_scales(path: Path) -> bool:
-    """Whether a QuantizeLinear or DequantizeLinear of the graph has a float16 scale (an initializer)."""
+    """Whether a QuantizeLinear or DequantizeLinear of the graph has a float16 scale (an initializer).
+
+    Raises EngineError like `read_spec`.
+    """
     half: set[str] = set()
     scales: set[str] = set()
-    with path.open("rb") as f:
+    with _reading(path) as f:
         for field, _, end in _fields(f, os.fstat(f.fileno()).st_size):
             if field != _MODEL_GRAPH or end is None:
                 continue
@@ -78,7 +85,7 @@ def has_half_scales(path: Path) -> bool:
                     name, kind = "", 0
                     for k, number, e in _fields(f, stop):
                         if k == _TENSOR_NAME and e is not None:
-                            name = f.read(e - f.tell()).decode()
+                            name = _text(f, e)
                         elif k == _TENSOR_DATA_TYPE:
                             kind = number
                     if kind == _FLOAT16:
@@ -87,12 +94,45 @@ def has_half_scales(path: Path) -> bool:
                     inputs, op = [], ""
                     for k, _, e in _fields(f, stop):
                         if k == _NODE_INPUT and e is not None:
-                            inputs.append(f.read(e - f.tell()).decode())
+                            inputs.append(_text(f, e))
                         elif k == _NODE_OP_TYPE and e is not None:
-                            op = f.read(e - f.tell()).decode()
+                            op = _text(f, e)
                     if op in ("QuantizeLinear", "DequantizeLinear") and len(inputs) > 1:
                         scales.add(inputs[1])
     return bool(half & scales)
+
+
+def engine_argument(path: Path) -> str | bytes:
+    """What to give to a library that opens an ONNX file: its path, or its bytes where the path is not UTF-8.
+
+    Raises EngineError if it cannot be read.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with _reading(path) as f:
+            return f.read()
+    return str(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file, open; what goes wrong inside the block as EngineError."""
+    try:
+        with open_regular(path) as f:
+            yield f
+    except OSError as e:
+        raise EngineError(f"Cannot read {path}: {e.strerror or e}.", hint="Check the path.") from e
+    except (_MalformedError, UnicodeDecodeError):
+        raise _not_onnx(path) from None
+
+
+def _text(f: BinaryIO, end: int) -> str:
+    """The text from here to `end`."""
+    length = end - f.tell()
+    if length > _MAX_TEXT:
+        raise _MalformedError(end)
+    return f.read(length).decode()
 
 
 def _not_onnx(path: Path) -> EngineError:

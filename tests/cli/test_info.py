@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgedet.calib.scales import Range, Scales
-from edgedet.cli.info import READERS, describe, read_safetensors_header
+from edgedet.cli.info import READERS, describe
 from edgedet.contract.errors import (
     CalibrationError,
     DataError,
@@ -113,7 +114,30 @@ def test_truncated_and_lengthened_weights(weights: Path) -> None:
     for changed in (data[:-1], data[: len(data) // 2], data + b"x"):
         weights.write_bytes(changed)
         with pytest.raises(WeightsError, match="not a whole safetensors file"):
-            read_safetensors_header(weights)
+            describe(weights)
+
+
+@pytest.mark.parametrize("name", ["folder.onnx", "pipe.json", "pipe.safetensors", "pipe.plan", "a/b.onnx"])
+def test_what_is_no_file_is_named_and_not_waited_for(cli: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "a").write_bytes(b"")
+    for ending in ("json", "safetensors", "plan"):
+        os.mkfifo(tmp_path / f"pipe.{ending}")
+    done = cli("edgedet", "info", tmp_path / name)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error [DataError]: Cannot read {tmp_path / name}: ")
+
+
+def test_what_steers_a_terminal_is_shown_escaped(cli: Any, tmp_path: Path, tiny_model: Any) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx (extra export) to write a model")
+    made = onnx.load(tiny_model())
+    spec = read_spec(tiny_model()).with_(classes=("cat\x1b]0;title\x07\x1b[2J", "a\u202eb", "Hündchen [/b]"))
+    onnx.helper.set_model_props(made, {SPEC_KEY: spec.to_json()})
+    onnx.save(made, tmp_path / "m.onnx")
+    done = cli("edgedet", "info", tmp_path / "m.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert r"cat\x1b]0;title\x07\x1b[2J, a\u202eb, Hündchen [/b]" in done.stdout
 
 
 def test_weights_without_a_spec(tmp_path: Path) -> None:

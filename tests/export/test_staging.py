@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,16 +38,63 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert (tmp_path / "a.onnx").read_bytes() == b"old"
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from edgedet.export.staging import Staging
+with Staging(Path(sys.argv[1])) as staging:
+    staging.write("yolo.onnx", sys.argv[2])
+    print(staging.folder, flush=True)
+    sys.stdin.readline()
+    print(staging.publish("yolo.onnx").read_text(), flush=True)
+"""
+
+
+def hold(output: Path, text: str, *before: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process that is in the middle of an export into `output`, and its hidden folder."""
+    command = [*before, sys.executable, "-c", HOLD, str(output), text]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
 def test_leftovers_of_the_dead_are_removed_those_of_the_living_not(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left, living = (tmp_path / f".edgedet-export.{pid}.partial" for pid in (dead.pid, os.getppid()))
-    for folder in (left, living):
-        folder.mkdir()
-        (folder / "yolo.onnx").write_bytes(b"half")
+    killed, left = hold(tmp_path, "half")
+    living, used = hold(tmp_path, "whole")
+    killed.kill()
+    killed.communicate()
+    assert left.is_dir()
     with Staging(tmp_path):
         assert not left.exists()
-        assert (living / "yolo.onnx").exists()
+        assert (used / "yolo.onnx").exists()
+    assert living.communicate("go on\n")[0] == "whole\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["yolo.onnx"]
+
+
+def test_a_folder_that_was_not_yet_locked_is_left_over(tmp_path):
+    (tmp_path / ".edgedet-x.partial").mkdir()
+    (tmp_path / "kept.partial").mkdir()
+    (tmp_path / ".edgedet-link.partial").symlink_to(tmp_path / "kept.partial")
+    with Staging(tmp_path):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".edgedet-link.partial", "kept.partial"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs namespaces of processes")
+def test_two_containers_in_one_folder(tmp_path):
+    """Each is process 1 of its own namespace, and sees no other process."""
+    apart = ["unshare", "--pid", "--fork", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a namespace of processes")
+    first, one = hold(tmp_path, "first", *apart)
+    second, two = hold(tmp_path, "second", *apart)
+    assert one.is_dir()
+    assert one != two
+    assert second.communicate("go on\n")[0] == "second\n"
+    assert (one / "yolo.onnx").read_text() == "first"
+    assert first.communicate("go on\n")[0] == "first\n"
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["yolo.onnx"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
