@@ -87,9 +87,10 @@ class OpenVinoEngine:
         try:
             model = engine_argument(path)
             self._model: Any = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else model)
-        except RuntimeError as e:
+            inputs, outputs = _shapes(self._model.inputs), _shapes(self._model.outputs)
+        except Exception as e:  # RuntimeError; UnicodeDecodeError where its message quotes the file
             raise EngineError(f"OpenVINO cannot read {path}: {_last_line(e)}.") from e
-        check_graph(spec, _shapes(self._model.inputs), _shapes(self._model.outputs), path)
+        check_graph(spec, inputs, outputs, path)
         self._compiled: dict[int, Any] = {}
         self._direct: dict[int, Any] = {}
         self._ends: deque[float] = deque(maxlen=streams)
@@ -101,12 +102,14 @@ class OpenVinoEngine:
             raise EngineError(f"{self.name} is closed.")
         if batch not in self._compiled:
             model = self._model
-            if self.spec.input.batch is None:
-                model = model.clone()
-                model.reshape({self.spec.input.name: list(concrete(self.spec.input.shape, batch))})
             try:
+                if model.is_dynamic():
+                    model = model.clone()
+                    model.reshape({self.spec.input.name: list(concrete(self.spec.input.shape, batch))})
+                if model.is_dynamic():
+                    raise RuntimeError("its tensors have no fixed shapes")
                 self._compiled[batch] = self._core.compile_model(model, self._device, self._options)
-            except RuntimeError as e:
+            except Exception as e:
                 raise EngineError(
                     f"OpenVINO cannot compile {self.spec.model!r} for {self._device}: {_last_line(e)}."
                 ) from e

@@ -18,11 +18,15 @@ from edgedet.contract.files import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
 
 # field numbers of onnx.proto
-_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_METADATA = 1, 7, 14
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 1, 7, 8, 14
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_OP_TYPE = 1, 4
 _TENSOR_DATA_TYPE, _TENSOR_NAME = 2, 8
+_OPSET_VERSION = 2
 _FLOAT16 = 10  # TensorProto.DataType
+
+_MAX_OPSET = 1000
+"""ONNX is at 27. OpenVINO looks through all versions below the one asked for: 2^31 of them take minutes."""
 
 _MAX_TEXT = 1 << 24  # bytes of a name or a metadata entry: far more than any spec has
 
@@ -58,6 +62,13 @@ def read_metadata(path: Path) -> dict[str, str]:
             if field == _MODEL_GRAPH and end is None:
                 raise _MalformedError(f.tell())
             seen.add(field)
+            if field == _MODEL_OPSET and end is not None:
+                version = max((n for k, n, _ in _fields(f, end) if k == _OPSET_VERSION), default=0)
+                if version > _MAX_OPSET:
+                    raise EngineError(
+                        f"{path} asks for operators of version {version}; ONNX has no such version.",
+                        hint="It is damaged: export the model again with edgedet-export.",
+                    )
             if field == _MODEL_METADATA and end is not None:
                 entry = {k: _text(f, e) for k, _, e in _fields(f, end) if e is not None}
                 name = entry.get(1, "")
