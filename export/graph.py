@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from edgedet.export.passes.canonical import canonical
 from edgedet.export.passes.static_resize import static_resize
 from edgedet.models.backbones import fuse
 from edgedet.models.base import Model
+from edgedet.runtime.engines.onnx_metadata import DIGEST_KEY
 
 OPSET = 20
 """The newest that TensorRT 10.3 (JetPack 6) reads whole."""
@@ -95,11 +97,13 @@ def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
 
 
 def with_spec(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """A copy of the graph that carries its spec in `metadata_props`."""
+    """A copy of the graph that carries in `metadata_props` its spec, and a digest by which damage is seen."""
     out = onnx.ModelProto()
     out.CopyFrom(graph)
     del out.metadata_props[:]
     out.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
+    digest = hashlib.sha256(out.graph.SerializeToString(deterministic=True)).hexdigest()
+    out.metadata_props.add(key=DIGEST_KEY, value=digest)
     return out
 
 
