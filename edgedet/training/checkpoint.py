@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -43,16 +43,8 @@ def save_model(
         for k, v in state.items()
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
-    write_tensors(path, tensors, metadata)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; OutputError if it cannot be written."""
     with atomic_path(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
-        except SafetensorError as e:  # its own name for a full disk or a closed folder
-            raise OSError(str(e)) from e
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_model(path: Path) -> tuple[Model, ModelSpec]:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgedet.contract.errors import WeightsError
-from edgedet.contract.text import parse_json
-from edgedet.training.checkpoint import load_state, read, write_tensors
+from edgedet.contract.files import atomic_path
+from edgedet.training.checkpoint import load_state, read
 
 
 @dataclass
@@ -42,7 +42,8 @@ def save_state(
     # float tensors of a channels_last model are not contiguous in the order safetensors stores
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"progress": json.dumps(asdict(progress)), "scaler": json.dumps(scaler.state_dict())}
-    write_tensors(path, whole, metadata)
+    with atomic_path(path) as temporary:
+        save_file(whole, temporary, metadata=metadata)
 
 
 def load_into(
@@ -56,31 +57,14 @@ def load_into(
     tensors, metadata = read(path)
     load_state(model, _under(tensors, "model."), path)
     load_state(average, _under(tensors, "average."), path)
-    try:
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(tensors, "optimizer.").items():
-            index, _, name = key.partition(".")
-            slots.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        if scaler.is_enabled():
-            scaler.load_state_dict(parse_json(metadata["scaler"]))
-        return _progress(parse_json(metadata["progress"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise WeightsError(
-            f"{path} is not the state of this run: {type(e).__name__} {e}.",
-            hint="Remove it to train from the start, or use another folder with -o.",
-        ) from e
-
-
-def _progress(raw: object) -> Progress:
-    """Progress from JSON; TypeError or ValueError if it is none."""
-    if not isinstance(raw, dict):
-        raise TypeError("its progress is no JSON object")
-    for name, value in asdict(Progress(**raw)).items():
-        kinds = {"best": (int, float), "finished": (bool,)}.get(name, (int,))
-        if type(value) not in kinds:
-            raise TypeError(f"its {name} is {value!r}")
-    return Progress(**raw)
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in _under(tensors, "optimizer.").items():
+        index, _, name = key.partition(".")
+        slots.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    if scaler.is_enabled():
+        scaler.load_state_dict(json.loads(metadata["scaler"]))
+    return Progress(**json.loads(metadata["progress"]))
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
