@@ -18,7 +18,10 @@ import numpy as np
 import pytest
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-VERBS = ("doctor", "info", "run", "run onnxruntime", "bench", "eval", "train", "export")
+VERBS = (
+    *("doctor", "info", "run", "run onnxruntime", "bench", "eval"),
+    *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("train", "export")),
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
