@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from edgedet.contract.text import printable
+
 LABEL = 11
 """Width of the label column."""
 
@@ -29,7 +31,7 @@ class LabelledConsole:
         """`label      text`, the text as it is, whole on its line where that is not a terminal."""
         if not self.quiet:
             lead = Text(f"{label:<{LABEL}}" if label else "", style="bold")
-            self.console.print(lead.append(Text(text, style="not bold")), soft_wrap=True)
+            self.console.print(lead.append(Text(printable(text), style="not bold")), soft_wrap=True)
 
     @contextlib.contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

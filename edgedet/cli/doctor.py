@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgedet import __version__
+from edgedet.contract.text import printable
 from edgedet.runtime import hardware
 from edgedet.runtime.engines.engine import ENGINES
 
@@ -217,20 +218,22 @@ def show(r: MachineReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(soft_wrap=True, highlight=False)
+    # names of devices come from their makers: neither markup nor escape sequences are obeyed
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     flags = ", ".join(hardware.FLAGS[f] for f in r.cpu.flags) or "none that matter"
     table.add_row("edgedet", f"{r.edgedet}, Python {r.python}, {r.system}")
     if r.jetson:
-        table.add_row("board", r.jetson)
+        table.add_row("board", printable(r.jetson))
     memory = f", {r.memory_gib:.1f} GiB memory" if r.memory_gib else ""
-    table.add_row("CPU", f"{r.cpu}{memory}; {flags}")
+    table.add_row("CPU", printable(f"{r.cpu}{memory}; {flags}"))
     for gpu in r.gpus:
         size = f", {gpu.memory_mib} MiB" if gpu.memory_mib else ""
         table.add_row(
-            "GPU", f"{gpu.name}{size}, compute capability {gpu.compute_capability}, driver {gpu.driver}"
+            "GPU",
+            printable(f"{gpu.name}{size}, compute capability {gpu.compute_capability}, driver {gpu.driver}"),
         )
     if not r.gpus:
         table.add_row(
@@ -238,14 +241,14 @@ def show(r: MachineReport) -> None:
         )
     table.add_row("engines", ", ".join(r.engines()) or "none")
     table.add_row("plan builders", ", ".join(r.builders()) or "none")
-    table.add_row("OpenCV", _opencv_text(r))
+    table.add_row("OpenCV", printable(_opencv_text(r)))
     names = [f"{c.path} {c.name}{'' if c.readable else ' (no permission)'}" for c in r.cameras]
-    table.add_row("cameras", ", ".join(names) or "none at /dev/video*")
+    table.add_row("cameras", printable(", ".join(names)) or "none at /dev/video*")
     console.print(table)
     console.print()
     console.print(_library_table(r.libraries))
     for line in r.advice or ["For what this machine is, nothing is missing."]:
-        console.print(f"- {line}", markup=False)
+        console.print(f"- {printable(line)}")
 
 
 def _library_table(libraries: list[Library]) -> Table:

@@ -13,6 +13,9 @@ from typing import BinaryIO
 MAX_TEXT = 1 << 24
 """Bytes of a name or a text: far more than any spec has."""
 
+MAX_FIELDS = 1 << 20
+"""Fields of one message that are read: a graph of a hundred thousand nodes has fewer."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -25,7 +28,11 @@ def fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int, int | None]]:
 
     The end is None for numbers; for bytes the consumer may read up to it, the rest is skipped.
     """
+    count = 0
     while (here := f.tell()) < end:
+        count += 1
+        if count > MAX_FIELDS:
+            raise MalformedError(here)
         key = _varint(f)
         number, wire = key >> 3, key & 7
         if number == 0:

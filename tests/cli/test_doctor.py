@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import pytest
 
-from edgedet.cli.doctor import Library, MachineReport, OpenCV, advise, examine, libraries, opencv
+from edgedet.cli.doctor import Library, MachineReport, OpenCV, advise, examine, libraries, opencv, show
 from edgedet.runtime import hardware
 
 
@@ -149,3 +149,12 @@ def test_this_cv2_is_described() -> None:
     assert found.problem == ""
     assert len(found.wheels) == 1
     assert found.ffmpeg
+
+
+def test_names_of_devices_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    camera = hardware.Camera("/dev/video0", "[/red] Cam\x1b[2J\u202e", True)
+    show(bare(cameras=[camera], jetson="board [bold]\x07"))
+    out = capsys.readouterr().out
+    assert r"[/red] Cam\x1b[2J\u202e" in out
+    assert r"board [bold]\x07" in out
+    assert "\x1b" not in out

@@ -21,6 +21,7 @@ from edgedet.runtime import open_engine, read_spec
 from edgedet.runtime.engines.engine import ENGINES
 from edgedet.runtime.engines.onnx_metadata import has_half_scales
 from edgedet.runtime.engines.plan_spec import read_plan_spec
+from edgedet.runtime.engines.protobuf import MAX_FIELDS
 
 INSTALLED = [name for name, (library, _) in ENGINES.items() if importlib.util.find_spec(library)]
 
@@ -209,5 +210,11 @@ def test_metadata_that_is_no_text(tmp_path: Path) -> None:
     model = helper.make_model(helper.make_graph([], "g", [], []))
     entry = b"\x0a\x03key\x12\x02\xff\xfe"
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString() + bytes([0x72, len(entry)]) + entry)
+    with pytest.raises(EngineError, match="not a whole ONNX file"):
+        read_spec(tmp_path / "m.onnx")
+
+
+def test_a_message_of_nothing_but_small_fields(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07" * (MAX_FIELDS + 1))
     with pytest.raises(EngineError, match="not a whole ONNX file"):
         read_spec(tmp_path / "m.onnx")
