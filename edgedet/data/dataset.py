@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
 from edgedet.contract.image_files import image_size, read_image
-from edgedet.data.clean import BROKEN_IMAGE
+from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_OBJECTS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
 
@@ -35,12 +36,70 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        twice = next((c for k, c in enumerate(self.classes) if c in self.classes[:k]), None)
+        if twice is not None:
+            raise DataError(f"{self.name} has two classes called {twice!r}.", hint="Name each class once.")
         if not self.truths:
-            found = f" ({self.problems.summary()})" if len(self.problems) else ""
-            first = f" First problem: {self.problems.items[0]}." if len(self.problems) else ""
             raise EmptyDataset(
-                f"{self.name} has no usable image{found}.{first}", hint="Check the path and its labels."
+                f"{self.name} has no usable image{self._why()}", hint="Check the path and its labels."
             )
+
+    def expect_objects(self) -> None:
+        """EmptyDataset, with the reason, where there are labels of boxes but not one object in them."""
+        if self.labelled and not self.semantic and not any(len(t.boxes) for t in self.truths):
+            images = "image" if len(self) == 1 else "images"
+            raise EmptyDataset(
+                f"{self.name} has no object in {len(self)} {images}{self._why()}",
+                hint="Check its labels; folder:PATH takes images without labels.",
+            )
+
+    def _why(self) -> str:
+        """What was wrong, to end a sentence."""
+        if not len(self.problems):
+            return "."
+        return f" ({self.problems.summary()}). First problem: {self.problems.items[0]}."
+
+    def summary(self) -> str:
+        """What was found, on one line: images, objects by class, ignored ones; and what was left out."""
+        parts = [f"{len(self)} images"]
+        if self.labelled and not self.semantic:
+            labels = np.concatenate([t.labels for t in self.truths])
+            counts = np.bincount(labels, minlength=len(self.classes))
+            each = ", ".join(f"{name} {count}" for name, count in zip(self.classes, counts, strict=True))
+            parts.append(f"{len(labels)} objects ({each})")
+            ignored = sum(int(t.ignore.sum()) for t in self.truths)
+            parts += [f"{ignored} of them ignored"] if ignored else []
+        left = self.left_out()
+        return f"{self.name}: {', '.join(parts)}" + (f"; {left}" if left else "")
+
+    def left_out(self) -> str:
+        """What was left out of the data, and why, as known so far; '' if nothing.
+
+        "left out: 2 missing image, 40 of 60 objects (38 unknown class, 2 zero area); the first: ...".
+        Images are decoded when they are asked for, so broken ones are known only then.
+        """
+        lost = [p for p in self.problems.items if p.kind not in CORRECTED]
+        if not lost:
+            return ""
+        counts = Counter(p.kind for p in lost)
+        parts = [f"{n} {kind}" for kind, n in counts.most_common() if kind not in LOST_OBJECTS]
+        objects = [f"{n} {kind}" for kind, n in counts.most_common() if kind in LOST_OBJECTS]
+        if objects:
+            gone, kept = self._objects()
+            parts.append(f"{gone} of {gone + kept} objects ({', '.join(objects)})")
+        return f"left out: {', '.join(parts)}; the first: {lost[0]}"
+
+    def _objects(self, besides: str = "") -> tuple[int, int]:
+        """How many objects were left out (`besides`: not for this reason), and how many are there."""
+        gone = sum(p.kind in LOST_OBJECTS and p.kind != besides for p in self.problems.items)
+        return gone, sum(len(t.boxes) for t in self.truths)
+
+    def mostly_lost(self, besides: str = "") -> str:
+        """A note where more objects were left out than are there; '' otherwise. besides: not this kind."""
+        gone, kept = self._objects(besides)
+        if not self.labelled or self.semantic or gone <= kept:
+            return ""
+        return f"OBJECTS LOST: {gone} of {gone + kept} objects were left out ({self.problems.summary()})"
 
     def __len__(self) -> int:
         return len(self.truths)
