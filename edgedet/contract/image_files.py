@@ -161,8 +161,7 @@ def _decode(path: Path, data: bytes, flags: int) -> npt.NDArray[Any]:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    segments = jpeg_segments(data)
-    return bool(segments) and segments[-1][0] == 0xD9
+    return any(marker == 0xD9 for marker, _, _ in jpeg_segments(data))
 
 
 def _jpeg_damage(data: bytes) -> str:

@@ -42,12 +42,11 @@ def known_format(data: bytes) -> bool:
     return data.startswith(starts) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
 
 
-def jpeg_segments(data: bytes) -> list[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start of payload, end of payload) up to the end mark (0xd9), or as far as the file goes.
 
     Walked rather than searched: an embedded thumbnail has an end mark of its own.
     """
-    segments = []
     at = 2
     while at + 4 <= len(data) or data[at : at + 2] == b"\xff\xd9":
         if data[at] != 0xFF:
@@ -57,20 +56,19 @@ def jpeg_segments(data: bytes) -> list[tuple[int, int, int]]:
             at += 1
             continue
         if marker == 0xD9:
-            segments.append((marker, at + 2, at + 2))
+            yield marker, at + 2, at + 2
             break
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a payload
             at += 2
             continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        segments.append((marker, at + 4, end))
+        yield marker, at + 4, end
         at = end
         if marker == 0xDA:  # a scan: its data runs to the next marker
             following = _NEXT_MARKER.search(data, end)
             if following is None:
                 break
             at = following.start()
-    return segments
 
 
 def is_frame(marker: int) -> bool:

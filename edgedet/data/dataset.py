@@ -36,7 +36,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        twice = next((c for k, c in enumerate(self.classes) if c in self.classes[:k]), None)
+        twice = next((c for c, n in Counter(self.classes).items() if n > 1), None)
         if twice is not None:
             raise DataError(f"{self.name} has two classes called {twice!r}.", hint="Name each class once.")
         if not self.truths:
@@ -129,12 +129,16 @@ class Dataset:
         """The instance masks of image `index`: (n, H, W) bool, one for each of its boxes.
 
         Raises:
-            DataError: the data set has no instance masks.
+            DataError: the data set has no instance masks, or one that cannot be. ImageError: the image is
+                absent, or of another size than they are for.
         """
-        source = self.truths[index].masks
-        if source is None:
-            raise DataError(f"{self.name} has no instance masks for {self.truths[index].path.name}.")
-        return source.read()
+        truth = self.truths[index]
+        if truth.masks is None:
+            raise DataError(f"{self.name} has no instance masks for {truth.path.name}.")
+        # what the labels claim may be any size
+        if truth.size is not None and sorted(image_size(truth.path)) != sorted(truth.size):
+            self.image(index)
+        return truth.masks.read()
 
     @property
     def semantic(self) -> bool:

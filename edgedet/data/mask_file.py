@@ -116,7 +116,10 @@ def class_map_truths(
     """
     truths = []
     for stem in stems:
-        image, mask = images.get(stem), masks.get(stem, masks.get(f"{stem}_mask"))
+        image, mask, other = images.get(stem), masks.get(stem), masks.get(f"{stem}_mask")
+        if mask is not None and other is not None and f"{stem}_mask" not in images:
+            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead")
+        mask = mask or other
         if image is None:
             problems.add(listed_in, clean.MISSING_IMAGE, f"there is no image {stem}")
         elif mask is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgedet.contract.errors import AnnotationError, MissingDependency
 from edgedet.data.clean import short
@@ -12,6 +11,9 @@ from edgedet.data.text import read_text
 
 MAX_YAML = 1 << 20
 """Bytes that a data.yaml may have: YAML is slow to read."""
+
+MAX_DEPTH = 32
+"""Levels that it may be nested: the time to read it grows with their square."""
 
 TASKS = ("detect", "segment", "obb", "pose")
 """What `task` may say of the rows of the label files."""
@@ -44,11 +46,35 @@ def read_yaml(file: Path) -> Described:
             `names` are not one name per number from 0 on; its `kpt_shape` is none.
         MissingDependency: PyYAML is not installed.
     """
+    root = _parse(file, read_text(file, MAX_YAML))
+    entries = _mapping(file, root)
+    if entries is None:
+        raise AnnotationError(file, 0, "is not a data set description: expected `names:` and `train:`")
+    return Described(
+        texts={key: _texts(node) for key, node in entries.items() if key != "names"},
+        names=_names(file, entries["names"]) if "names" in entries else None,
+        key_points=_key_points(file, entries["kpt_shape"]) if "kpt_shape" in entries else None,
+        task=next((t for t in TASKS if "task" in entries and entries["task"].text == t), ""),
+    )
+
+
+@dataclass
+class _Node:
+    """A scalar's text, or the nodes of a sequence or mapping (keys and values in turn)."""
+
+    kind: str  # "scalar", "sequence" or "mapping"
+    line: int
+    text: str = ""
+    nodes: list[_Node] = field(default_factory=list)
+
+
+def _parse(file: Path, text: str) -> _Node:
+    """The first document of a YAML text."""
     try:
         import yaml  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         raise MissingDependency("PyYAML", extra="train", purpose=f"Reading {file.name}") from None
-    text = read_text(file, MAX_YAML)
+    stack = [_Node("sequence", 0)]
     try:
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
             line = event.start_mark.line + 1
@@ -57,68 +83,69 @@ def read_yaml(file: Path) -> Described:
             tag = getattr(event, "tag", None)
             if tag not in (None, "!") and tag not in _TAGS:
                 raise AnnotationError(file, line, f"is not YAML of plain values: it has the tag {short(tag)}")
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+            if isinstance(event, yaml.ScalarEvent):
+                stack[-1].nodes.append(_Node("scalar", line, event.value))
+            elif isinstance(event, yaml.CollectionStartEvent):
+                kind = "mapping" if isinstance(event, yaml.MappingStartEvent) else "sequence"
+                stack[-1].nodes.append(_Node(kind, line))
+                stack.append(stack[-1].nodes[-1])
+                if len(stack) > MAX_DEPTH:
+                    raise AnnotationError(file, line, f"is nested deeper than {MAX_DEPTH} levels")
+            elif isinstance(event, yaml.CollectionEndEvent):
+                stack.pop()
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         reason = f"is not YAML: {getattr(e, 'problem', None) or e}"
         raise AnnotationError(file, mark.line + 1 if mark else 0, reason) from None
-    except RecursionError:
-        raise AnnotationError(file, 0, "is not YAML that can be read: it is nested too deep") from None
-    entries = _mapping(file, root)
-    if entries is None:
-        raise AnnotationError(file, 0, "is not a data set description: expected `names:` and `train:`")
-    return Described(
-        texts={key: _texts(node) for key, node in entries.items() if key != "names"},
-        names=_names(file, entries["names"]) if "names" in entries else None,
-        key_points=_key_points(file, entries["kpt_shape"]) if "kpt_shape" in entries else None,
-        task=next((t for t in TASKS if "task" in entries and entries["task"].value == t), ""),
-    )
+    nodes = stack[0].nodes
+    return nodes[0] if len(nodes) == 1 else _Node("sequence", 0)
 
 
-def _mapping(file: Path, node: Any) -> dict[str, Any] | None:
+def _mapping(file: Path, node: _Node) -> dict[str, _Node] | None:
     """The nodes of a mapping by their keys' texts; None for another node."""
-    if getattr(node, "id", None) != "mapping":
+    if node.kind != "mapping":
         return None
-    found: dict[str, Any] = {}
-    for key, value in node.value:
-        line = key.start_mark.line + 1
-        if key.id != "scalar":
-            raise AnnotationError(file, line, f"has a {key.id} as a key, expected a text")
-        if key.value in found:
-            raise AnnotationError(file, line, f"has the key {short(key.value)} twice")
-        found[key.value] = value
+    found: dict[str, _Node] = {}
+    for key, value in zip(node.nodes[0::2], node.nodes[1::2], strict=True):
+        if key.kind != "scalar":
+            raise AnnotationError(file, key.line, f"has a {key.kind} as a key, expected a text")
+        if key.text in found:
+            raise AnnotationError(file, key.line, f"has the key {short(key.text)} twice")
+        found[key.text] = value
     return found
 
 
-def _texts(node: Any) -> list[str]:
+def _texts(node: _Node) -> list[str]:
     """A text, or a list of texts; nothing for what edgedet does not read (other tools' settings)."""
-    nodes = node.value if node.id == "sequence" else [node]
-    return [n.value for n in nodes if n.id == "scalar" and n.value]
+    nodes = node.nodes if node.kind == "sequence" else [node]
+    return [n.text for n in nodes if n.kind == "scalar" and n.text]
 
 
-def _names(file: Path, node: Any) -> tuple[str, ...]:
+def _names(file: Path, node: _Node) -> tuple[str, ...]:
     """A list of names, or a mapping from 0, 1, ... to names."""
-    nodes: list[Any] = []
-    if node.id == "sequence":
-        nodes = node.value
+    nodes: list[_Node] = []
+    if node.kind == "sequence":
+        nodes = node.nodes
     else:
         by_number = _mapping(file, node) or {}
         if set(by_number) == {str(k) for k in range(len(by_number))}:
             nodes = [by_number[str(k)] for k in range(len(by_number))]
-    line = node.start_mark.line + 1
-    if not nodes or any(n.id != "scalar" or not n.value.strip() for n in nodes):
-        raise AnnotationError(file, line, "`names` is expected to be different names, numbered from 0")
-    names = [n.value.strip() for n in nodes]
-    if len(set(names)) != len(names):
-        twice = next(n for k, n in enumerate(names) if n in names[:k])
-        raise AnnotationError(file, line, f"`names` has {short(twice)} twice, expected different names")
+    if not nodes or any(n.kind != "scalar" or not n.text.strip() for n in nodes):
+        raise AnnotationError(file, node.line, "`names` is expected to be different names, numbered from 0")
+    names = [n.text.strip() for n in nodes]
+    seen: set[str] = set()
+    for name, one in zip(names, nodes, strict=True):
+        if name in seen:
+            raise AnnotationError(
+                file, one.line, f"`names` has {short(name)} twice, expected different names"
+            )
+        seen.add(name)
     return tuple(names)
 
 
-def _key_points(file: Path, node: Any) -> tuple[int, int]:
+def _key_points(file: Path, node: _Node) -> tuple[int, int]:
     """`kpt_shape`: how many key points there are, and whether each has 2 or 3 numbers."""
-    texts = [n.value for n in node.value if n.id == "scalar"] if node.id == "sequence" else []
+    texts = _texts(node) if node.kind == "sequence" else []
     if len(texts) == 2 and texts[0].isdecimal() and len(texts[0]) < 5 and texts[1] in ("2", "3"):
         return int(texts[0]), int(texts[1])
-    line = node.start_mark.line + 1
-    raise AnnotationError(file, line, "`kpt_shape` is expected to be [key points, 2 or 3]")
+    raise AnnotationError(file, node.line, "`kpt_shape` is expected to be [key points, 2 or 3]")

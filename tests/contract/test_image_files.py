@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -134,6 +135,11 @@ def test_damage_that_libjpeg_hears_is_refused(tmp_path, flags, least):
         except ImageError:
             refused += 1
     assert refused >= least  # not all can be known: other bytes may be an image too
+
+
+def test_without_simplejpeg_images_are_read_all_the_same(tmp_path, image, monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    assert read_image(image(tmp_path / "a.jpg")).shape == (48, 64, 3)
 
 
 def test_odd_segments_are_no_damage(tmp_path, image):

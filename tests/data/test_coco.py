@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, UnknownName
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, ImageError, UnknownName
 from edgedet.data import open_dataset
 
 
@@ -266,3 +266,11 @@ def test_real_coco(shared):
         ys, xs = np.nonzero(mask)
         extent = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         assert np.abs(extent - box).max() <= 2
+
+
+def test_masks_of_another_size_than_the_image_are_not_made(coco):
+    coco.raw["images"][0] |= {"width": 10_000, "height": 10_000}
+    for _ in range(50):  # 5 GB of masks
+        coco.annotation([10, 10, 10, 10], segmentation=[[10, 10, 20, 10, 20, 20]])
+    with pytest.raises(ImageError, match="is 64x48, but its labels are for 10000x10000"):
+        coco.open().masks(0)
