@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedet.contract.errors import DataError, UnknownName, UsageError
-from edgedet.data.clean import UNKNOWN_CLASS
 from edgedet.data.dataset import Dataset
 from edgedet.data.sample import Problem, Problems, Sample, Truth
 
@@ -49,9 +48,8 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
     except OSError as e:
         raise DataError(f"{spec} cannot be read: {e}.") from e
     dataset.expect_objects()
-    # classes that were not chosen are left out on purpose
-    note = dataset.mostly_lost(besides=UNKNOWN_CLASS if classes is not None else "")
-    return replace(dataset, notes=(note, *dataset.notes)) if note else dataset
+    loud = dataset.mostly_lost()
+    return replace(dataset, notes=(*loud, *dataset.notes)) if loud else dataset
 
 
 def _home(path: str) -> Path:

@@ -36,6 +36,9 @@ CORRECTED = frozenset({CLIPPED, UNUSUAL})
 LOST_OBJECTS = frozenset({ZERO_AREA, OUT_OF_BOUNDS, UNKNOWN_CLASS, UNKNOWN_IMAGE, MALFORMED})
 """Problems by which an object is left out."""
 
+LOST_IMAGES = frozenset({UNREADABLE, MISSING_IMAGE, BROKEN_IMAGE, NO_MASK})
+"""Problems by which an image is left out."""
+
 MAX_SIDE = 1 << 20
 """The longest side of an image that OpenCV reads: what a label says beyond that is a slip."""
 
@@ -106,6 +109,11 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def plain_name(name: str) -> str:
+    """What is left of a class name without case, spaces, "_" and "-"; it may be nothing."""
+    return "".join(c for c in name.casefold() if c not in " _-")
 
 
 def real(value: object) -> bool:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
 from edgedet.contract.image_files import image_size, read_image
-from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_OBJECTS
+from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, NO_LABELS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
 
@@ -75,31 +76,42 @@ class Dataset:
     def left_out(self) -> str:
         """What was left out of the data, and why, as known so far; '' if nothing.
 
-        "left out: 2 missing image, 40 of 60 objects (38 unknown class, 2 zero area); the first: ...".
-        Images are decoded when they are asked for, so broken ones are known only then.
+        "left out: 2 missing image, 40 of 60 objects (38 unknown class, 2 zero area); the first: ...", after
+        what `mostly_lost` says. Images are decoded when they are asked for, so those that are broken inside
+        are known only then.
         """
         lost = [p for p in self.problems.items if p.kind not in CORRECTED]
         if not lost:
             return ""
         counts = Counter(p.kind for p in lost)
         parts = [f"{n} {kind}" for kind, n in counts.most_common() if kind not in LOST_OBJECTS]
-        objects = [f"{n} {kind}" for kind, n in counts.most_common() if kind in LOST_OBJECTS]
+        objects = ", ".join(f"{n} {kind}" for kind, n in counts.most_common() if kind in LOST_OBJECTS)
         if objects:
-            gone, kept = self._objects()
-            parts.append(f"{gone} of {gone + kept} objects ({', '.join(objects)})")
-        return f"left out: {', '.join(parts)}; the first: {lost[0]}"
+            gone = self._count(LOST_OBJECTS)
+            parts.append(f"{gone} of {gone + self._boxes()} objects ({objects})")
+        return "; ".join([*self.mostly_lost(), f"left out: {', '.join(parts)}", f"the first: {lost[0]}"])
 
-    def _objects(self, besides: str = "") -> tuple[int, int]:
-        """How many objects were left out (`besides`: not for this reason), and how many are there."""
-        gone = sum(p.kind in LOST_OBJECTS and p.kind != besides for p in self.problems.items)
-        return gone, sum(len(t.boxes) for t in self.truths)
+    def mostly_lost(self) -> tuple[str, ...]:
+        """What is to be said loudly: more than half of the images, labels or objects are not there."""
+        found = []
+        images, labels, objects = (self._count(k) for k in (LOST_IMAGES, {NO_LABELS}, LOST_OBJECTS))
+        if images > len(self):
+            found.append(f"IMAGES LOST: {images} of {images + len(self)} images were left out")
+        if 2 * labels > len(self):
+            first = next(p for p in self.problems.items if p.kind == NO_LABELS)
+            found.append(
+                f"LABELS MISSING: {labels} of {len(self)} images have no label file ({first.detail})"
+            )
+        if objects > self._boxes():
+            found.append(f"OBJECTS LOST: {objects} of {objects + self._boxes()} objects were left out")
+        return tuple(found)
 
-    def mostly_lost(self, besides: str = "") -> str:
-        """A note where more objects were left out than are there; '' otherwise. besides: not this kind."""
-        gone, kept = self._objects(besides)
-        if not self.labelled or self.semantic or gone <= kept:
-            return ""
-        return f"OBJECTS LOST: {gone} of {gone + kept} objects were left out ({self.problems.summary()})"
+    def _count(self, kinds: Collection[str]) -> int:
+        """How many problems are of these kinds."""
+        return sum(p.kind in kinds for p in self.problems.items)
+
+    def _boxes(self) -> int:
+        return sum(len(t.boxes) for t in self.truths)
 
     def __len__(self) -> int:
         return len(self.truths)

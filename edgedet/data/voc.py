@@ -84,7 +84,7 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
             problems.add(annotations[i], clean.MISSING_IMAGE, f"JPEGImages has no image {i}")
             continue
         truths.append(_truth(annotation, annotations[i], images[i], labels, problems))
-    notes = _notes(root.name, split, len(ids), OFFICIAL)
+    notes = (*_notes(root.name, split, len(ids), OFFICIAL), *(_alike(names) if classes is None else ()))
     return Dataset(f"voc:{root.name} {split}", names, truths, problems, notes=notes)
 
 
@@ -191,6 +191,18 @@ def _notes(name: str, split: str, images: int, splits: Mapping[str, Mapping[str,
     return (
         f"this {split} split ({images} images) is not {name}'s own: not comparable with published figures",
     )
+
+
+def _alike(names: Sequence[str]) -> list[str]:
+    """A note for each group of names that were perhaps meant to be one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(clean.plain_name(name), []).append(name)
+    return [
+        f"{' and '.join(map(repr, group))} are taken as different classes"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _classes(root: Path, parsed: dict[str, Annotation]) -> tuple[str, ...]:

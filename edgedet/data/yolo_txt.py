@@ -65,15 +65,7 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
             problems.add(file, clean.DUPLICATE, f"it has the same label file as {first.name}")
         truths.append(truth)
     rows.expect_known_kind()
-    missing = problems.counts().get(clean.NO_LABELS, 0)
-    notes = []
-    if 2 * missing > len(truths):
-        looked = _label_files(truths[0].path, base)[0] if truths else base
-        notes.append(
-            f"LABELS MISSING: {missing} of {len(truths)} images have no label file and count as images "
-            f"without objects; where the first is looked for: {looked}"
-        )
-    return Dataset(f"yolo:{root.resolve().name} {split}", names, truths, problems, notes=tuple(notes))
+    return Dataset(f"yolo:{root.resolve().name} {split}", names, truths, problems)
 
 
 def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | None:
@@ -90,7 +82,7 @@ def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | N
     file = next((p for p in places if p.exists()), places[0])
     boxes = BoxList(file, size, problems)
     if not file.exists():
-        problems.add(image, clean.NO_LABELS, "taken as an image without objects")
+        problems.add(image, clean.NO_LABELS, f"no {file}: taken as an image without objects")
         return boxes.truth(image)
     try:
         rows.read(file, boxes)

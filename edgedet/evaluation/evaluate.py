@@ -18,6 +18,7 @@ from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Detections, Result
 from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.data import Dataset, Truth
+from edgedet.data.clean import plain_name
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
@@ -264,7 +265,7 @@ def _by_plain_name(names: Sequence[str], taken: npt.NDArray[np.bool_]) -> dict[s
     """The names that are not taken, by what is left without case, spaces, "_" and "-", if anything is."""
     found: dict[str, list[int]] = {}
     for k, name in enumerate(names):
-        plain = "".join(c for c in name.casefold() if c not in " _-")
+        plain = plain_name(name)
         if plain and not taken[k]:
             found.setdefault(plain, []).append(k)
     return found

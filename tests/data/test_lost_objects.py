@@ -68,18 +68,25 @@ def test_many_missing_label_files_are_said_loudly(yolo, missing):
     if missing == 1:
         assert data.notes == ()
     else:
-        assert data.notes[0].startswith("LABELS MISSING: 3 of 4 images have no label file")
-        assert data.notes[0].endswith("labels/train/0.txt")
+        assert data.notes[0].startswith("LABELS MISSING: 3 of 4 images have no label file (no ")
+        assert data.notes[0].endswith("labels/train/0.txt: taken as an image without objects)")
+        assert data.left_out().startswith(data.notes[0])
 
 
 def test_many_lost_objects_are_said_loudly(yolo):
     root = yolo(("images/train/a.jpg", "labels/train/a.txt", ROW + "2 0.5 0.5 0.5 0.5\n3 0.5 0.5 0.5 0.5\n"))
     data = open_dataset(f"yolo:{root}")
-    assert data.notes == ("OBJECTS LOST: 2 of 3 objects were left out (2 unknown class)",)
-    assert data.left_out().startswith("left out: 2 of 3 objects (2 unknown class); the first: ")
-    assert data.summary().startswith("yolo:data train: 1 images, 1 objects (dog 1, cat 0); left out: 2 of 3")
-    # chosen classes leave others out on purpose
-    assert open_dataset(f"yolo:{root}", classes=("dog",)).notes == ()
+    assert data.notes == ("OBJECTS LOST: 2 of 3 objects were left out",)
+    left = data.left_out()
+    assert left.startswith(f"{data.notes[0]}; left out: 2 of 3 objects (2 unknown class); the first: ")
+    assert data.summary() == f"yolo:data train: 1 images, 1 objects (dog 1, cat 0); {left}"
+
+
+def test_many_lost_images_are_said_loudly(yolo):
+    root = yolo(*[(f"images/train/{k}.jpg", f"labels/train/{k}.txt", ROW) for k in range(3)])
+    for k in range(2):
+        (root / f"images/train/{k}.jpg").write_bytes(b"nothing")
+    assert open_dataset(f"yolo:{root}").notes == ("IMAGES LOST: 2 of 3 images were left out",)
 
 
 def test_nothing_left_out_is_nothing_to_say(yolo):

@@ -113,6 +113,14 @@ def test_unknown_class(voc, obj):
     assert len(data.truths[0].boxes) == 1
 
 
+def test_names_that_differ_by_case_are_two_classes_and_said(voc, obj, tmp_path):
+    voc.root = voc.root.rename(tmp_path / "mine")
+    voc.add("a", obj("Dog", 2, 2, 9, 9), obj("dog", 2, 2, 9, 9), obj("cat", 2, 2, 9, 9))
+    data = open_dataset(f"voc:{voc.root}")
+    assert data.classes == ("Dog", "cat", "dog")
+    assert data.notes == ("'Dog' and 'dog' are taken as different classes",)
+
+
 def test_an_object_without_a_box_and_parts_that_are_no_objects(voc, obj):
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     whole = obj("person", 2, 2, 9, 9).replace("</object>", f"{part}</object>")
