@@ -14,20 +14,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.colour import Matrix, planes_to_bgr
 from edgedet.contract.errors import ImageError
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 BGR, OpenCV's order."""
-
-Matrix = Literal["bt601", "bt709", "bt2020"]
-"""Which coefficients turn Y'CbCr into R'G'B' (ITU-R BT.601, BT.709, BT.2020 non-constant luminance)."""
-
-LUMA: dict[Matrix, tuple[float, float]] = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "bt2020": (0.2627, 0.0593),
-}
-"""(Kr, Kb) of each matrix: Y' = Kr R' + (1 - Kr - Kb) G' + Kb B'."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +48,10 @@ class YuvImage:
         """(height, width)."""
         height, width = self.y.shape
         return height, width
+
+    def to_bgr(self, out: Image | None = None) -> Image:
+        """(H, W, 3) uint8 BGR, in `out` where that fits."""
+        return planes_to_bgr(self.y, self.u, self.v, self.matrix, self.full_range, out)
 
 
 def check_image(image: object) -> Image:
@@ -166,9 +161,7 @@ class Frame:
         """(H, W, 3) uint8 BGR; made of the planes at the first call, and kept. May be drawn into."""
         if self._bgr is None:
             assert self._yuv is not None
-            from edgedet.contract.colour import to_bgr
-
-            self._bgr = self._buffer = to_bgr(self._yuv, self._buffer)
+            self._bgr = self._buffer = self._yuv.to_bgr(self._buffer)
         return self._bgr
 
     @property

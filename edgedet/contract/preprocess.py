@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.boxes import Array, clip
-from edgedet.contract.colour import to_bgr
 from edgedet.contract.frames import Image, YuvImage, check_image
 from edgedet.contract.spec import Input
 
@@ -130,7 +129,7 @@ class Preprocessor:
             raise ValueError(
                 f"out: got {out.dtype} {out.shape}, expected {self.spec.dtype} {self.spec.shape[1:]}"
             )
-        image = to_bgr(pixels) if isinstance(pixels, YuvImage) else check_image(pixels)
+        image = pixels.to_bgr() if isinstance(pixels, YuvImage) else check_image(pixels)
         height, width = image.shape[:2]
         transform = self._transform
         if transform is None or (transform.width, transform.height) != (width, height):

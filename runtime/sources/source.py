@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgedet.contract.colour import to_bgr
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image, Notice, YuvImage
 
@@ -58,7 +57,7 @@ class Source:
         if not self.grab():
             return None
         pixels = self.retrieve(buffer)
-        return to_bgr(pixels, buffer) if isinstance(pixels, YuvImage) else pixels
+        return pixels.to_bgr(buffer) if isinstance(pixels, YuvImage) else pixels
 
     def stop(self) -> None:
         """Make a `grab` that waits return soon. From any thread or signal handler."""
