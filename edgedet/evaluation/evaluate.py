@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
-from edgedet.contract.postprocess import postprocess
+from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Detections, Result
 from edgedet.contract.spec import ModelSpec, Thresholds
@@ -67,11 +67,12 @@ def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) 
     """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
-    batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
+    postprocess = make_postprocessor(spec)
+    batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        return postprocess(engine.infer({spec.input.name: batch}), spec, transforms)
+        return postprocess(engine.infer({spec.input.name: batch}), transforms)
 
     return ModelUnderTest(many, spec.classes, len(batch))
 
