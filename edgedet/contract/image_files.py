@@ -9,6 +9,7 @@ may be as good an image to a decoder. PNG has checksums, and OpenCV heeds them.
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -107,6 +108,19 @@ def image_size(path: Path) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def may_have(path: Path, size: tuple[int, int]) -> bool:
+    """Whether `read_image(path, size=size)` may succeed, as far as the header tells; nothing is decoded."""
+    try:
+        data = _bytes(path, HEADER)
+    except ImageError:
+        return False
+    found = stored_size(data)
+    if found is None:
+        return known_format(data)
+    turned = not data.startswith(JPEG) or _has_exif(data)
+    return found == size or (turned and found == size[::-1])
+
+
 def list_images(folder: Path) -> list[Path]:
     """The image files directly in a folder, by name; hidden ones left out."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
@@ -191,8 +205,9 @@ def _jpeg_damage(data: bytes) -> str:
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether EXIF may turn a JPEG."""
-    return any(m == 0xE1 and data[start : start + 4] == b"Exif" for m, start, _ in jpeg_segments(data))
+    """Whether EXIF may turn a JPEG: it stands before the frame."""
+    before = itertools.takewhile(lambda segment: not is_frame(segment[0]), jpeg_segments(data))
+    return any(m == 0xE1 and data[start : start + 4] == b"Exif" for m, start, _ in before)
 
 
 def _png_is_whole(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
-from edgedet.contract.image_files import image_size, read_image
+from edgedet.contract.image_files import image_size, may_have, read_image
 from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, NO_LABELS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
@@ -77,9 +78,10 @@ class Dataset:
         """What was left out of the data, and why, as known so far; '' if nothing.
 
         "left out: 2 missing image, 40 of 60 objects (38 unknown class, 2 zero area); the first: ...", after
-        what `mostly_lost` says. Images are decoded when they are asked for, so those that are broken inside
-        are known only then.
+        what `mostly_lost` says. Looks at the images' headers; images are decoded when they are asked for, so
+        those that are broken inside are known only then.
         """
+        self._look()
         lost = [p for p in self.problems.items if p.kind not in CORRECTED]
         if not lost:
             return ""
@@ -90,6 +92,13 @@ class Dataset:
             gone = self._count(LOST_OBJECTS)
             parts.append(f"{gone} of {gone + self._boxes()} objects ({objects})")
         return "; ".join([*self.mostly_lost(), f"left out: {', '.join(parts)}", f"the first: {lost[0]}"])
+
+    def _look(self) -> None:
+        """Note the images whose headers say that `load` will refuse them."""
+        for index, truth in enumerate(self.truths):
+            if truth.size is not None and not may_have(truth.path, truth.size):
+                with contextlib.suppress(ImageError):  # `image` notes it, in the words of `load`
+                    self.image(index)
 
     def mostly_lost(self) -> tuple[str, ...]:
         """What is to be said loudly: more than half of the images, labels or objects are not there."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import ImageError
-from edgedet.contract.image_files import image_size, list_images, read_image, read_stored
+from edgedet.contract.image_files import image_size, list_images, may_have, read_image, read_stored
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".bmp", ".webp"])
@@ -182,6 +182,7 @@ def test_orientation_follows_the_labels(tmp_path, image):
     assert image_size(path) == (64, 48)
     assert read_image(path, size=(64, 48)).shape == (64, 48, 3)
     assert read_image(path, size=(48, 64)).shape == (48, 64, 3)
+    assert may_have(path, (48, 64)) and may_have(path, (64, 48)) and not may_have(path, (50, 50))
     with pytest.raises(ImageError, match="is 48x64, but its labels are for 50x50"):
         read_image(path, size=(50, 50))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 
-from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, ImageError
 from edgedet.data import open_dataset
 
 ROW = "0 0.5 0.5 0.5 0.5\n"
@@ -228,3 +229,19 @@ def test_two_classes_of_one_name(yolo):
     root = yolo(("images/train/a.jpg", "labels/train/a.txt", ROW))
     with pytest.raises(DataError, match="has two classes called 'dog'"):
         open_dataset(f"yolo:{root}", classes=("dog", "cat", "dog"))
+
+
+def test_images_that_do_not_fit_their_labels_are_known_before_they_are_read(voc, obj):
+    sizes = {"good": (64, 48), "other": (640, 480), "turned": (48, 64), "gone": (64, 48), "empty": (64, 48)}
+    for name, (width, height) in sizes.items():
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        voc.add(name, obj("cat", 2, 2, 9, 9), size=size)
+    data = open_dataset(f"voc:{voc.root}")
+    (voc.root / "JPEGImages/gone.jpg").unlink()
+    (voc.root / "JPEGImages/empty.jpg").write_bytes(b"")
+    assert "left out: 4 broken image; the first: " in data.left_out()
+    assert "is 64x48, but its labels are for 640x480" in data.left_out()
+    for index in range(len(data)):
+        with contextlib.suppress(ImageError):
+            data.load(index)
+    assert data.problems.counts() == {"broken image": 4}
