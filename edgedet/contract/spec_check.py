@@ -100,7 +100,7 @@ def fits(hint: Any, value: object) -> bool:
         )
     if hint is type(None):
         return value is None
-    if hint in (int, bool, str):
+    if hint in (int, bool):
         return type(value) is hint
     return isinstance(hint, type) and isinstance(value, hint)
 
