@@ -1,0 +1,86 @@
+"""What is said before the first step; a validation without anything to measure has no score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch (extra train)")
+from training_runs import lines, train  # noqa: E402
+
+from edgedet.training.checkpoint import load_model, read  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def yolo(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs of `voc` as YOLO data: train with a box each, val without any."""
+    root = tmp_path_factory.mktemp("yolo")
+    for part, label in (("train", "0 0.5 0.5 0.4 0.4\n"), ("val", "")):
+        (root / "images" / part).mkdir(parents=True)
+        (root / "labels" / part).mkdir(parents=True)
+        for name in lines(voc / "ImageSets/Main" / f"{part}.txt"):
+            shutil.copy(voc / "JPEGImages" / f"{name}.jpg", root / "images" / part)
+            (root / "labels" / part / f"{name}.txt").write_text(label)
+    (root / "classes.txt").write_text("cat\ndog\n")
+    return root
+
+
+def test_nothing_to_measure_is_no_score(yolo: Path, tmp_path: Path) -> None:
+    """The last epoch's weights are kept, and not the first epoch's that "won" with 0."""
+    done = train(f"yolo:{yolo}", tmp_path, "--patience", "1", "--epochs", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["best"], result["best_epoch"], result["epochs"]) == (None, None, 3)
+    assert "nothing to measure there: the last epoch's weights are kept" in done.stderr
+    epochs = [json.loads(line) for line in lines(tmp_path / "epochs.jsonl")]
+    assert [(e["score"], e["best"]) for e in epochs] == [(None, None)] * 3
+    best, state = read(tmp_path / "best.safetensors")[0], read(tmp_path / "state.safetensors")[0]
+    assert all(torch.equal(value, state[f"average.{name}"]) for name, value in best.items())
+    assert not load_model(tmp_path / "best.safetensors")[1].metrics
+    again = train(f"yolo:{yolo}", tmp_path, "--patience", "1", "--epochs", "3")
+    assert again.returncode == 0
+    assert "this run is finished" in again.stderr
+    assert "not measured: the weights are those of the last epoch" in again.stdout
+
+
+def test_a_validation_of_unreadable_images_is_no_score(voc: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(voc, tmp_path / "VOC2007")
+    for name in lines(data / "ImageSets/Main/val.txt"):
+        (data / "JPEGImages" / f"{name}.jpg").write_bytes(b"no picture")
+    done = train(data, tmp_path / "run", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 0: AP not measured, No image of voc:VOC2007 val can be read" in done.stderr
+    assert "none so far: the last weights are kept" in done.stderr
+
+
+def test_a_set_without_objects_is_refused_before_anything_is_written(yolo: Path, tmp_path: Path) -> None:
+    done = train(f"yolo:{yolo}", tmp_path / "run", "--split", "val")
+    assert done.returncode == 1
+    assert "error [EmptyDataset]" in done.stderr
+    assert "no object to learn from" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(voc, tmp_path / "VOC2007")
+    first, second, *_ = lines(data / "ImageSets/Main/train.txt")
+    (data / "JPEGImages" / f"{first}.jpg").unlink()
+    (data / "JPEGImages" / f"{second}.jpg").write_bytes(b"no picture")
+    done = train(data, tmp_path / "run", "--epochs", "1", "--val-split", "none", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stderr.partition("device")
+    assert "yolo, 20 classes, input 64x64" in before
+    assert "dog 3, cat 4" in before or "cat 4, dog 3" in before
+    assert "no object of 18 classes" in before
+    assert "left out" in before
+    assert f"{first}" in before.partition("left out")[2]
+    assert f"another image takes its place: {data / 'JPEGImages' / second}.jpg" in after
+
+    tuned = train(
+        voc, tmp_path / "tuned", "--epochs", "1", "--weights", str(tmp_path / "run" / "best.safetensors")
+    )
+    assert tuned.returncode == 0, tuned.stderr
+    assert "layers fit" in tuned.stderr
