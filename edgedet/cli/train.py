@@ -19,6 +19,9 @@ from edgedet.contract.errors import EdgedetError, TrainingError, UsageError
 from edgedet.models import parse_options, parse_size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from edgedet.data import Dataset
     from edgedet.training.loop import Trainer
 
@@ -172,6 +175,8 @@ def run(
         trainer: ready. repeatable: more of what must be equal for a run to go on. resume: there must be
             one. weights: what it starts from. quiet: no progress bar.
     """
+    from rich.console import Console
+
     from edgedet.training.summary import before
 
     folder, processes, val = trainer.folder, trainer.processes, trainer.val
@@ -202,7 +207,7 @@ def run(
             trainer.resume()
         if processes.main:
             folder.check_space(trainer.file_bytes())
-            say(before(trainer, weights, repeatable["fresh"]))
+            say(before(trainer, weights, repeatable["fresh"]), Console(stderr=True))
             folder.open_board(trainer.progress.step)
         follow(trainer, quiet=quiet or not processes.main)
     except BaseException:
@@ -212,23 +217,20 @@ def run(
     folder.close()
 
 
-def say(rows: list[tuple[str, str]]) -> None:
-    """Print (what, how it is) to stderr."""
-    from rich.console import Console
+def say(rows: list[tuple[str, str]], console: Console) -> None:
+    """Print (what, how it is)."""
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(show_header=False, box=None)
     for what, how in rows:
-        table.add_row(what, Text(how))
-    Console(stderr=True).print(table)
+        table.add_row(what, plain(how))
+    console.print(table)
 
 
 def follow(trainer: Trainer, *, quiet: bool) -> None:
     """Run the trainer under a progress bar, a line per epoch."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
 
     console = Console(stderr=True, quiet=quiet)
     notices = Console(stderr=True) if quiet else console  # a bar and a line must not share a row
@@ -250,10 +252,11 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         smooth = 0.0
         for event in trainer.run():
             if "validation" in event:
-                console.print(f"epoch {event['validation']}: {trainer.task.score} {validated(event)}")
+                said = f"epoch {event['validation']}: {trainer.task.score} {validated(event)}"
+                console.print(plain(said))
                 continue
             for problem in event["problems"]:
-                notices.print(Text(f"left out, another image takes its place: {problem}"))
+                notices.print(plain(f"left out, another image takes its place: {problem}"))
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
                 task,
@@ -262,6 +265,13 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
                 loss=smooth,
                 rate=event["images_per_s"],
             )
+
+
+def plain(text: str) -> Text:
+    """For rich: text without markup, which a name may look like; control characters are shown, not sent."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def validated(event: dict[str, Any]) -> str:
@@ -275,7 +285,6 @@ def validated(event: dict[str, Any]) -> str:
 def finish(trainer: Trainer, json_output: bool) -> None:
     """The summary: what was trained, how good it is, where it lies, what comes next."""
     from rich.console import Console
-    from rich.table import Table
 
     done, folder = trainer.progress, trainer.folder
     problems = trainer.train.problems
@@ -292,21 +301,23 @@ def finish(trainer: Trainer, json_output: bool) -> None:
         }
         typer.echo(json.dumps(result))
         return
-    table = Table(show_header=False, box=None)
-    table.add_row("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes")
-    table.add_row("data", f"{trainer.train.name}: {len(trainer.train)} images")
+    rows = [
+        ("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes"),
+        ("data", f"{trainer.train.name}: {len(trainer.train)} images"),
+    ]
     for kind, count in problems.counts().items():
-        table.add_row(
-            "problem", f"{count} x {kind}; first: {next(p for p in problems.items if p.kind == kind)}"
-        )
-    table.add_row("steps", f"{done.step} in {done.epoch} epochs")
+        first = next(p for p in problems.items if p.kind == kind)
+        rows.append(("problem", f"{count} x {kind}; first: {first}"))
     best = "not measured: the weights are those of the last epoch"
     if done.best is not None:
         best = f"{done.best:.4f} in epoch {done.best_epoch}"
-    table.add_row(f"best {trainer.task.score}", best)
-    table.add_row("weights", str(folder.best))
-    table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
-    Console().print(table)
+    rows += [
+        ("steps", f"{done.step} in {done.epoch} epochs"),
+        (f"best {trainer.task.score}", best),
+        ("weights", str(folder.best)),
+        ("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8"),
+    ]
+    say(rows, Console())
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

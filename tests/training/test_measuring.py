@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from training_runs import lines, train  # noqa: E402
 
+from edgedet.data import Dataset, open_dataset  # noqa: E402
+from edgedet.models import build, make_spec  # noqa: E402
 from edgedet.training.checkpoint import load_model, read  # noqa: E402
+from edgedet.training.loop import Trainer  # noqa: E402
+from edgedet.training.processes import join  # noqa: E402
+from edgedet.training.recipe import Recipe  # noqa: E402
+from edgedet.training.run_folder import RunFolder  # noqa: E402
+from edgedet.training.signals import Stopped, StopRequest  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +94,52 @@ def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> N
     )
     assert tuned.returncode == 0, tuned.stderr
     assert "layers fit" in tuned.stderr
+
+
+def test_names_are_shown_as_they_are(yolo: Path, tmp_path: Path) -> None:
+    """Neither rich's markup nor the terminal's: a class, a file and a folder may be called anything."""
+    data = shutil.copytree(yolo, tmp_path / "da[/red]ta")
+    (data / "classes.txt").write_text("c[/b]at\x1b[31m\ndog\n")
+    broken = sorted((data / "images" / "train").iterdir())[0]
+    broken.write_bytes(b"no picture")
+    broken.rename(broken.with_name("x[red]\x1b]0;title\x07.jpg"))
+    label = data / "labels" / "train" / f"{broken.stem}.txt"
+    label.rename(label.with_name("x[red]\x1b]0;title\x07.txt"))
+    done = train(f"yolo:{data}", tmp_path / "ru[/bold]n", "--epochs", "1", "--val-split", "none")
+    assert done.returncode == 0, done.stderr
+    assert "c[/b]at\\x1b[31m 7" in done.stderr or "c[/b]at\\x1b[31m 8" in done.stderr
+    assert "ru[/bold]n" in done.stdout
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "\x07" not in done.stderr + done.stdout
+
+
+def test_a_stop_within_a_validation_repeats_it(voc: Path, tmp_path: Path) -> None:
+    class Asking(Dataset):
+        """Asks the process to end as soon as it is validated on."""
+
+        def image(self, index: int) -> Any:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().image(index)
+
+    train_data = open_dataset(f"voc:{voc}", "train")
+    val = open_dataset(f"voc:{voc}", "val", classes=train_data.classes)
+    asking = Asking(val.name, val.classes, val.truths)
+
+    def trainer(data: Dataset, stop: StopRequest) -> Trainer:
+        model = build("yolo", len(train_data.classes), pretrained=False, size=[64, 64])
+        spec = make_spec("yolo", model, train_data.classes, size=(64, 64))
+        recipe = Recipe(batch=4, epochs=1)
+        folder = RunFolder(tmp_path)
+        return Trainer(model, spec, train_data, data, recipe, folder, one, workers=0, stop=stop)
+
+    with join("cpu") as one:
+        stop = StopRequest()
+        stopped = trainer(asking, stop)
+        with pytest.raises(Stopped, match="SIGTERM"), stop.handled():
+            list(stopped.run())
+        assert (stopped.progress.epoch, stopped.progress.batch, stopped.progress.step) == (0, 2, 2)
+        again = trainer(val, StopRequest())
+        again.resume()
+        events = list(again.run())
+    assert [e["validation"] for e in events] == [0]
+    assert (again.progress.epoch, again.progress.step, again.progress.finished) == (1, 2, True)
