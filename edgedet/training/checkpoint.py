@@ -41,10 +41,10 @@ def save_model(
         for k, v in state.items()
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
-    write(path, tensors, metadata)
+    write_tensors(path, tensors, metadata)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file whole or not at all, with the mode that the user's umask says.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.contract.errors import TrainingError, WeightsError
-from edgedet.training.checkpoint import load_state, read, write
+from edgedet.training.checkpoint import load_state, read, write_tensors
 
 
 @dataclass
@@ -51,7 +51,7 @@ def save_state(
     # float tensors of a channels_last model are not contiguous in the order safetensors stores
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"progress": json.dumps(asdict(progress)), "scaler": json.dumps(scaler.state_dict())}
-    write(path, whole, metadata)
+    write_tensors(path, whole, metadata)
 
 
 def check_finite(model: nn.Module, file: str) -> None:

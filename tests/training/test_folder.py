@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from training_runs import lines, start, train, wait_for  # noqa: E402
 
 from edgedet.contract.errors import OutputError, TrainingError, WeightsError  # noqa: E402
-from edgedet.training.checkpoint import load_model, read, write  # noqa: E402
+from edgedet.training.checkpoint import load_model, read, write_tensors  # noqa: E402
 from edgedet.training.run_folder import RunFolder  # noqa: E402
 
 ONE = ("--epochs", "1", "--val-split", "none")
@@ -188,7 +188,7 @@ def test_a_state_that_is_none_is_named(voc: Path, stopped: Path, tmp_path: Path,
         tensors = {k: v for k, v in tensors.items() if not k.endswith("exp_avg_sq")}
     else:
         tensors["optimizer.0.exp_avg"] = torch.zeros(3)
-    write(tmp_path / "state.safetensors", tensors, metadata)
+    write_tensors(tmp_path / "state.safetensors", tensors, metadata)
     settings = json.loads((stopped / "run.json").read_text())["settings"]
     model = build("yolo", 20, pretrained=False, **settings["recipe"]["model"])
     average = build("yolo", 20, pretrained=False, **settings["recipe"]["model"])

@@ -31,7 +31,9 @@ def own_shm() -> None:
 
 
 def with_shm(size: str, call: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MOUNT, size, *call], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [*MOUNT, size, sys.executable, *call], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_batches_need_no_shared_memory(own_shm: None, voc: Path, tmp_path: Path) -> None:
@@ -104,11 +106,12 @@ def test_the_other_processes_end_when_one_dies(voc: Path, tmp_path: Path) -> Non
     """No launcher here that would end them: each sees for itself that the other is gone."""
     port = str(20000 + os.getpid() % 20000)
     ranks = []
+    more = ("--epochs", "500", "--state-every", "2")
     for rank in ("0", "1"):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank}
         ranks.append(
             subprocess.Popen(
-                command(voc, tmp_path, "--epochs", "500", "--state-every", "2", "--val-split", "none"),
+                [sys.executable, *command(voc, tmp_path, *more, "--val-split", "none")],
                 env=ENVIRONMENT | place,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -126,11 +129,12 @@ def test_the_other_processes_end_when_one_dies(voc: Path, tmp_path: Path) -> Non
 def test_a_signal_to_one_process_stops_all_after_the_same_step(voc: Path, tmp_path: Path) -> None:
     port = str(20001 + os.getpid() % 20000)
     ranks = []
+    more = ("--epochs", "500", "--state-every", "2")
     for rank in ("0", "1"):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank}
         ranks.append(
             subprocess.Popen(
-                command(voc, tmp_path, "--epochs", "500", "--state-every", "2"),
+                [sys.executable, *command(voc, tmp_path, *more)],
                 env=ENVIRONMENT | place,
                 stderr=subprocess.PIPE,
                 text=True,

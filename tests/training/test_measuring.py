@@ -25,22 +25,31 @@ from edgedet.training.signals import Stopped, StopRequest  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def yolo(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photographs of `voc` as YOLO data: train with a box each, val without any."""
-    root = tmp_path_factory.mktemp("yolo")
-    for part, label in (("train", "0 0.5 0.5 0.4 0.4\n"), ("val", "")):
-        (root / "images" / part).mkdir(parents=True)
-        (root / "labels" / part).mkdir(parents=True)
-        for name in lines(voc / "ImageSets/Main" / f"{part}.txt"):
-            shutil.copy(voc / "JPEGImages" / f"{name}.jpg", root / "images" / part)
-            (root / "labels" / part / f"{name}.txt").write_text(label)
-    (root / "classes.txt").write_text("cat\ndog\n")
+def difficult(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`voc`, whose objects of val are all "difficult": they neither count nor are learned from."""
+    root = shutil.copytree(voc, tmp_path_factory.mktemp("difficult") / "VOC2007")
+    for name in lines(root / "ImageSets/Main/val.txt"):
+        file = root / "Annotations" / f"{name}.xml"
+        file.write_text(file.read_text().replace("<difficult>0", "<difficult>1"))
     return root
 
 
-def test_nothing_to_measure_is_no_score(yolo: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def yolo(voc: Path, tmp_path: Path) -> Path:
+    """The photographs of `voc`'s train split as YOLO data with a box each, in a folder of a strange name."""
+    root = tmp_path / "da[/red]ta"
+    for folder in ("images", "labels"):
+        (root / folder / "train").mkdir(parents=True)
+    for name in lines(voc / "ImageSets/Main/train.txt"):
+        shutil.copy(voc / "JPEGImages" / f"{name}.jpg", root / "images" / "train")
+        (root / "labels" / "train" / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (root / "classes.txt").write_text("c[/b]at\x1b[31m\ndog\n")
+    return root
+
+
+def test_nothing_to_measure_is_no_score(difficult: Path, tmp_path: Path) -> None:
     """The last epoch's weights are kept, and not the first epoch's that "won" with 0."""
-    done = train(f"yolo:{yolo}", tmp_path, "--patience", "1", "--epochs", "3", "--json")
+    done = train(difficult, tmp_path, "--patience", "1", "--epochs", "3", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["best"], result["best_epoch"], result["epochs"]) == (None, None, 3)
@@ -50,7 +59,7 @@ def test_nothing_to_measure_is_no_score(yolo: Path, tmp_path: Path) -> None:
     best, state = read(tmp_path / "best.safetensors")[0], read(tmp_path / "state.safetensors")[0]
     assert all(torch.equal(value, state[f"average.{name}"]) for name, value in best.items())
     assert not load_model(tmp_path / "best.safetensors")[1].metrics
-    again = train(f"yolo:{yolo}", tmp_path, "--patience", "1", "--epochs", "3")
+    again = train(difficult, tmp_path, "--patience", "1", "--epochs", "3")
     assert again.returncode == 0
     assert "this run is finished" in again.stderr
     assert "not measured: the weights are those of the last epoch" in again.stdout
@@ -66,11 +75,11 @@ def test_a_validation_of_unreadable_images_is_no_score(voc: Path, tmp_path: Path
     assert "none so far: the last weights are kept" in done.stderr
 
 
-def test_a_set_without_objects_is_refused_before_anything_is_written(yolo: Path, tmp_path: Path) -> None:
-    done = train(f"yolo:{yolo}", tmp_path / "run", "--split", "val")
+def test_a_set_without_objects_is_refused_before_anything_is_written(difficult: Path, tmp_path: Path) -> None:
+    done = train(difficult, tmp_path / "run", "--split", "val")
     assert done.returncode == 1
     assert "error [EmptyDataset]" in done.stderr
-    assert "no object to learn from" in done.stderr
+    assert "has 4 images and no object to learn from" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -98,14 +107,12 @@ def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> N
 
 def test_names_are_shown_as_they_are(yolo: Path, tmp_path: Path) -> None:
     """Neither rich's markup nor the terminal's: a class, a file and a folder may be called anything."""
-    data = shutil.copytree(yolo, tmp_path / "da[/red]ta")
-    (data / "classes.txt").write_text("c[/b]at\x1b[31m\ndog\n")
-    broken = sorted((data / "images" / "train").iterdir())[0]
+    broken = sorted((yolo / "images" / "train").iterdir())[0]
     broken.write_bytes(b"no picture")
     broken.rename(broken.with_name("x[red]\x1b]0;title\x07.jpg"))
-    label = data / "labels" / "train" / f"{broken.stem}.txt"
+    label = yolo / "labels" / "train" / f"{broken.stem}.txt"
     label.rename(label.with_name("x[red]\x1b]0;title\x07.txt"))
-    done = train(f"yolo:{data}", tmp_path / "ru[/bold]n", "--epochs", "1", "--val-split", "none")
+    done = train(f"yolo:{yolo}", tmp_path / "ru[/bold]n", "--epochs", "1", "--val-split", "none")
     assert done.returncode == 0, done.stderr
     assert "c[/b]at\\x1b[31m 7" in done.stderr or "c[/b]at\\x1b[31m 8" in done.stderr
     assert "ru[/bold]n" in done.stdout
