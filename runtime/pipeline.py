@@ -1,52 +1,54 @@
-"""Source -> preprocess -> engine -> postprocess -> overlay -> sinks, all at once.
+"""Source -> preprocess -> network -> postprocess -> overlay -> sinks, all at once.
 
 Four threads hand frames on through queues:
 
     capture     reads the source into a buffer of the pool
-    preprocess  Predictor.submit: fills an engine request and starts it
-    postprocess Predictor.collect: waits for the engine, decodes, draws the overlay
+    submit      Predictor.submit: fills a slot of the predictor and starts it
+    collect     Predictor.collect: waits for the network, decodes, draws the overlay if a sink looks at pixels
     caller      writes to the sinks, in frame order (windows want the main thread)
 
 The queues are bounded by the pool: its buffers are all there is, and a buffer returns to it when the
 last sink is done with the frame. A file waits for a free buffer, so none of its frames is dropped. A live
-source never waits: a newer frame replaces the one that still waits for preprocessing.
+source never waits: a newer frame replaces the one that still waits for a slot.
 
-Ends: the source is exhausted, `limit` results are reached, `stop` or Ctrl-C, or an error. In every case
-each stage hands on what it has finished, sinks are closed whole, threads have ended, and then the first
-error is raised with the stage it came from.
+Ends: the source is exhausted, `limit` results are reached, `stop`, a signal (SIGINT, SIGTERM, SIGHUP), or an
+error. In every case each stage hands on what it has finished, sinks are closed whole, threads have ended,
+and then the first error is raised with the stage it came from. A stage that does not come back at all is
+given up after `timeout` seconds: that is an error too, and the rest ends as always.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any
 
 from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError
-from edgedet.contract.results import Frame, Result
-from edgedet.runtime.predictor import Predictor, Ticket
+from edgedet.contract.frames import Frame, Notice
+from edgedet.contract.results import Result
+from edgedet.runtime.predictor import TIMEOUT, Predictor, Ticket
 from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import RunInfo, Sink
-from edgedet.runtime.sources.source import Image, Source
-from edgedet.runtime.stats import Histogram, Report
+from edgedet.runtime.sources.source import Source
+from edgedet.runtime.stats import Report, StageClock
+from edgedet.runtime.stopping import Signals
 
 _SPARE_BUFFERS = 3
 """Beside those in flight: one being captured, one waiting, one in the sinks."""
 
 _MAX_NOTICES = 100
 
+_WATCH = 0.25
+"""Seconds between two looks at whether a stage still comes back."""
 
-@dataclass(frozen=True)
-class _Notice:
-    """What the source has to say, on its way to the sinks between the frames."""
+_STAGE_OF = {"edgedet_capture": "capture", "edgedet_submit": "preprocess", "edgedet_collect": "postprocess"}
+"""What a thread does, in messages."""
 
-    text: str
+_END = object()
+"""In a queue: nothing more comes."""
 
 
 class Pipeline:
@@ -58,7 +60,8 @@ class Pipeline:
         sinks: opened and closed by the run.
         overlay: draws results into the frames before the sinks see them; None leaves frames as they are.
         limit: end after this many results.
-        notify: called, from the capture thread, with what a live source has to say (lost, found again).
+        notify: called, from the capture thread, with what happens to a live source (lost, back).
+        timeout: seconds that a stage may take for one frame, and to come to its end when it is told to.
     """
 
     def __init__(
@@ -69,31 +72,30 @@ class Pipeline:
         *,
         overlay: Overlay | None = None,
         limit: int | None = None,
-        notify: Callable[[str], None] | None = None,
+        notify: Callable[[Notice], None] | None = None,
+        timeout: float = 2 * TIMEOUT,
     ) -> None:
         self._source = source
         self._predictor = predictor
         self._sinks = sinks
-        self._overlay = overlay
+        self._overlay = overlay if any(s.needs_pixels for s in sinks) else None
         self._limit = limit
         self._notify = notify
+        self._timeout = timeout
         # no Event and no Lock: `stop` may run in a signal handler, which a lock held below it would block
         self._ending = False
-        self._interrupted = False
+        self._signals = Signals(self.stop)
         self._failures: list[tuple[str, BaseException]] = []
-        # None in a queue: nothing more comes
-        self._captured: SimpleQueue[Frame | None] = SimpleQueue()
-        self._tickets: SimpleQueue[tuple[Frame, Ticket] | None] = SimpleQueue()
-        self._results: SimpleQueue[tuple[Frame, Result] | _Notice | None] = SimpleQueue()
-        self._pool: SimpleQueue[Image | None] = SimpleQueue()
-        self._places: SimpleQueue[None] = SimpleQueue()
-        names = ["capture", *predictor.stages, *(["overlay"] if overlay else [])]
-        names += [s.name for s in sinks if s.name]
-        self._stages = {name: Histogram() for name in names}
-        self._latency = Histogram()
+        self._calls: dict[str, float] = {}
+        """Stage -> since when it has been in a call that must come back."""
+        self._captured: SimpleQueue[Any] = SimpleQueue()
+        self._tickets: SimpleQueue[Any] = SimpleQueue()
+        self._results: SimpleQueue[Any] = SimpleQueue()
+        self._pool: SimpleQueue[Any] = SimpleQueue()
+        names = ["capture", *predictor.stages, *(["overlay"] if self._overlay else [])]
+        self._clock = StageClock([*names, *(s.name for s in sinks if s.name)])
         self._dropped = 0
-        self._notices: list[str] = []
-        self._seconds = 0.0
+        self._notices: list[Notice] = []
 
     def run(self) -> Report:
         """Run to the end, in the caller's thread.
@@ -102,12 +104,10 @@ class Pipeline:
         it is, any other as SourceError, EngineError or SinkError from it. `report` tells in that case too
         how far the run came.
         """
-        for _ in range(self._predictor.in_flight + _SPARE_BUFFERS):
+        for _ in range(self._predictor.in_flight * self._predictor.batch + _SPARE_BUFFERS):
             self._pool.put(None)  # allocated by the first `retrieve`, which knows the size
-        for _ in range(self._predictor.in_flight):
-            self._places.put(None)
-        self._source.notify = self._notice
-        stages = (self._capture, self._preprocess, self._postprocess)
+        self._source.notify = self._take_notice
+        stages = (self._capture, self._submit, self._collect)
         threads = [threading.Thread(target=s, name=f"edgedet{s.__name__}", daemon=True) for s in stages]
         opened: list[Sink] = []
         try:
@@ -115,9 +115,10 @@ class Pipeline:
                 sink.stop = self.stop
                 opened.append(sink)
                 with self._recorded(sink.name):
-                    sink.open(self._stream())
-            with self._ctrl_c():
+                    sink.open(self._run_info())
+            with self._signals:
                 if not self._failures:
+                    self._clock.start()
                     for thread in threads:
                         thread.start()
                     self._deliver()
@@ -126,10 +127,8 @@ class Pipeline:
             for sink in opened:
                 with self._recorded(sink.name):
                     sink.close()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            self._source.close()
+            if self._joined(threads):
+                self._source.close()
         if self._failures:
             raise _named(*self._failures[0])
         return self.report()
@@ -140,126 +139,176 @@ class Pipeline:
 
     def report(self) -> Report:
         """What was done so far."""
-        frames, seconds = self._latency.count, self._seconds
-        busy = self._stages["engine"].total / self._predictor.streams
         return Report(
             model=self._predictor.spec.model,
             engine=self._predictor.name,
             source=self._source.name,
-            frames=frames,
+            frames=self._clock.frames,
             dropped=self._dropped,
-            seconds=seconds,
-            fps=frames / seconds if seconds else 0.0,
-            engine_busy=min(busy / seconds, 1.0) if seconds else 0.0,
-            stages={name: h.timing() for name, h in self._stages.items()},
-            latency=self._latency.timing(),
+            lost=self._source.lost,
+            seconds=self._clock.seconds,
+            fps=self._clock.fps,
+            stages=self._clock.timings(),
+            cpu_ms=self._clock.cpu_ms(),
+            latency=self._clock.latency.timing(),
             notices=tuple(self._notices),
-            interrupted=self._interrupted,
+            signal=self._signals.caught,
         )
 
     # the stages, in order: the first three on threads of their own -----------------------------------
 
     def _capture(self) -> None:
-        source, timer, index = self._source, self._stages["capture"], -1
+        source, index = self._source, -1
         with self._stage("capture", self._captured):
             while not self._ending:
-                started = time.perf_counter()
-                if not source.grab():
-                    break
-                grabbed = time.perf_counter()
-                index += 1
-                free = self._newest_wins() if source.live else (self._pool.get(),)
-                if not free:
-                    self._dropped += 1
-                    continue
-                resumed = time.perf_counter()
-                image = source.retrieve(free[0])
-                timer.add(time.perf_counter() - resumed + grabbed - started)
-                self._captured.put(Frame(image, index, time.monotonic(), source.name))
+                began = time.monotonic()
+                with self._clock.stage("capture") as timing:
+                    if not source.grab():
+                        timing.discard()
+                        break
+                    arrived = time.monotonic() if source.live else began
+                    index += 1
+                    timing.pause()
+                    buffer: Any = self._newest_wins() if source.live else self._pool.get()
+                    timing.resume()
+                    if buffer is _END:  # none is free, or the run ends
+                        timing.discard()
+                        self._dropped += not self._ending
+                        continue
+                    pixels = source.retrieve(buffer)
+                self._captured.put(
+                    Frame(
+                        pixels,
+                        index,
+                        arrived,
+                        source.name,
+                        media_time=source.media_time,
+                        file=source.file,
+                        buffer=None if pixels is buffer else buffer,
+                    )
+                )
 
-    def _preprocess(self) -> None:
+    def _submit(self) -> None:
         submitted = 0
         with self._stage("preprocess", self._tickets):
-            # first a place in the predictor, then the frame: meanwhile a newer one may replace it
+            # first a slot of the predictor, then the frame: meanwhile a newer one may replace it
             while not self._ending and submitted != self._limit:
-                self._places.get()
-                frame = self._captured.get()
-                if frame is None:
+                slot = self._predictor.reserve()
+                frames = self._next_frames(None if self._limit is None else self._limit - submitted)
+                if not frames:
+                    self._predictor.release(slot)
                     break
-                self._tickets.put((frame, self._predictor.submit([frame])))
-                submitted += 1
+                with self._in_call("preprocess"), self._clock.cpu("preprocess"):
+                    ticket = self._predictor.submit(frames, slot)
+                self._tickets.put((frames, ticket))
+                submitted += len(frames)
             self._end()  # the source may still be reading
 
-    def _postprocess(self) -> None:
+    def _next_frames(self, limit: int | None) -> list[Frame]:
+        """As many as a ticket may have, up to `limit`; [] at the end. A live source waits for one only."""
+        frames: list[Frame] = []
+        most = self._predictor.batch if limit is None else min(self._predictor.batch, limit)
+        while len(frames) < most:
+            if frames and self._source.live:
+                with suppress(Empty):
+                    frame = self._captured.get_nowait()
+                    if frame is not _END:
+                        frames.append(frame)
+                        continue
+                    self._captured.put(_END)
+                break
+            frame = self._captured.get()
+            if frame is _END:
+                if frames:
+                    self._captured.put(_END)  # for the next look
+                break
+            frames.append(frame)
+        return frames
+
+    def _collect(self) -> None:
         failed = False
         with self._stage("postprocess", self._results):
-            while (item := self._tickets.get()) is not None:
+            while (item := self._tickets.get()) is not _END:
+                frames, ticket = item
                 stage = "postprocess"
                 try:
                     # after a failure too: engines write into buffers until their tickets are collected
-                    (result,) = self._predictor.collect(item[1])
-                    self._places.put(None)
+                    with self._in_call("postprocess"), self._clock.cpu("postprocess"):
+                        results = self._predictor.collect(ticket)
                     if failed:
                         continue
-                    for name, seconds in item[1].times.items():
-                        self._stages[name].add(seconds)
-                    if self._overlay:
-                        stage = "overlay"
-                        started = time.perf_counter()
-                        self._overlay.draw(item[0].image, result)
-                        self._stages[stage].add(time.perf_counter() - started)
-                    self._results.put((item[0], result))
+                    self._count(ticket)
+                    for frame, result in zip(frames, results, strict=True):
+                        if self._overlay:
+                            stage = "overlay"
+                            with self._in_call("overlay"), self._clock.stage("overlay"):
+                                self._overlay.draw(frame.image, result)
+                        self._results.put((frame, result))
                 except Exception as e:
                     failed = True
                     self._fail(stage, e)
 
+    def _count(self, ticket: Ticket) -> None:
+        for name, seconds in ticket.times.items():
+            self._clock.add(name, seconds)
+
     def _deliver(self) -> None:
-        """Hand results to the sinks until there are no more."""
-        started = time.monotonic()
+        """Hand results to the sinks until there are no more, or a stage is given up."""
         try:
             failed = False
-            while (item := self._results.get()) is not None:
+            while (item := self._next_result()) is not _END:
                 if not failed:
                     failed = not self._write(item)
-                if not isinstance(item, _Notice):
-                    self._seconds = time.monotonic() - started
-                    self._pool.put(item[0].image)
+                if not isinstance(item, Notice):
+                    self._pool.put(item[0].release())
         except BaseException:  # a second Ctrl-C: the other threads must still come to their end
             self._end()
-            while self._results.get() is not None:
+            while self._next_result() is not _END:
                 pass
             raise
 
-    def _write(self, item: tuple[Frame, Result] | _Notice) -> bool:
-        """One result or notice into every sink; False if a sink failed."""
-        if not isinstance(item, _Notice):
-            self._latency.add(time.monotonic() - item[0].captured)
-        for sink in self._sinks:
-            started = time.perf_counter()
+    def _next_result(self) -> Any:
+        """What comes next; the end, too, where a stage does not come back."""
+        while True:
             try:
-                if isinstance(item, _Notice):
-                    sink.notice(item.text)
+                return self._results.get(timeout=_WATCH)
+            except Empty:
+                now = time.monotonic()
+                for stage, since in list(self._calls.items()):
+                    if now - since > self._timeout:
+                        self._fail(stage, EngineError(f"has not come back for {now - since:.1f} s."))
+                        return _END
+
+    def _write(self, item: tuple[Frame, Result] | Notice) -> bool:
+        """One result or notice into every sink; False if a sink failed."""
+        if not isinstance(item, Notice):
+            self._clock.result(time.monotonic() - item[0].captured)
+        for sink in self._sinks:
+            try:
+                if isinstance(item, Notice):
+                    sink.notice(item)
+                elif sink.name:
+                    with self._clock.stage(sink.name):
+                        sink.write(*item)
                 else:
                     sink.write(*item)
-                    if sink.name:
-                        self._stages[sink.name].add(time.perf_counter() - started)
             except Exception as e:
                 self._fail(sink.name, e)
                 return False
         return True
 
-    def _newest_wins(self) -> tuple[Image | None] | tuple[()]:
-        """A buffer for a live frame, taken from the one that waits if need be; () if all are in use."""
+    def _newest_wins(self) -> Any:
+        """A buffer for a live frame, taken from the one that waits if need be; _END if all are in use."""
         with suppress(Empty):
             waiting = self._captured.get_nowait()
-            if waiting is None:  # the end, which `_end` announced
-                self._captured.put(None)
-                return ()
+            if waiting is _END:  # which `_end` announced
+                self._captured.put(_END)
+                return _END
             self._dropped += 1
-            return (waiting.image,)
+            return waiting.release()
         with suppress(Empty):
-            return (self._pool.get_nowait(),)
-        return ()
+            return self._pool.get_nowait()
+        return _END
 
     # ends --------------------------------------------------------------------------------------------
 
@@ -267,8 +316,32 @@ class Pipeline:
         """No more input: wake whoever waits for some."""
         self._ending = True
         self._source.stop()
-        self._captured.put(None)
-        self._pool.put(None)
+        self._captured.put(_END)
+        self._pool.put(_END)
+
+    def _joined(self, threads: Sequence[threading.Thread]) -> bool:
+        """Whether all threads have ended; one that does not is a failure, and what it uses stays open."""
+        until = time.monotonic() + self._timeout
+        for thread in threads:
+            if thread.ident is None:
+                continue
+            thread.join(0 if self._calls and self._failures else max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                thread.join(_WATCH)
+            if thread.is_alive():
+                stage = _STAGE_OF[thread.name]
+                self._fail(stage, EngineError(f"did not end within {self._timeout:g} s."))
+                return False
+        return True
+
+    @contextmanager
+    def _in_call(self, stage: str) -> Iterator[None]:
+        """A call that must come back within the timeout."""
+        self._calls[stage] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._calls[stage]
 
     @contextmanager
     def _stage(self, name: str, following: SimpleQueue[Any]) -> Iterator[None]:
@@ -278,7 +351,7 @@ class Pipeline:
         except BaseException as e:
             self._fail(name, e)
         finally:
-            following.put(None)
+            following.put(_END)
 
     @contextmanager
     def _recorded(self, name: str) -> Iterator[None]:
@@ -293,34 +366,16 @@ class Pipeline:
         if stage != "capture":  # frames captured before a source failed are still worth their results
             self._end()
 
-    @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C stops, the second interrupts as usual. Only the main thread can be told."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.getsignal(signal.SIGINT)
-
-        def first(_number: int, _frame: FrameType | None) -> None:
-            signal.signal(signal.SIGINT, previous)
-            self._interrupted = True
-            self.stop()
-
-        signal.signal(signal.SIGINT, first)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    def _notice(self, text: str) -> None:
+    def _take_notice(self, notice: Notice) -> None:
         if len(self._notices) < _MAX_NOTICES:
-            self._notices.append(text)
-        self._results.put(_Notice(text))
+            self._notices.append(notice)
+        self._results.put(notice)
         if self._notify:
-            self._notify(text)
+            self._notify(notice)
 
-    def _stream(self) -> RunInfo:
-        return RunInfo(self._source.name, self._source.fps, self._source.live, self._predictor.spec)
+    def _run_info(self) -> RunInfo:
+        s = self._source
+        return RunInfo(s.name, s.fps, s.live, self._predictor.spec, tuple(s.paths))
 
 
 def _named(stage: str, error: BaseException) -> BaseException:
@@ -330,9 +385,8 @@ def _named(stage: str, error: BaseException) -> BaseException:
         return error
     if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
         return error
-    kind = {"capture": SourceError, "preprocess": EngineError, "postprocess": EngineError}.get(
-        stage, SinkError
-    )
+    engines = ("preprocess", "postprocess")
+    kind = SourceError if stage == "capture" else EngineError if stage in engines else SinkError
     named = kind(f"{stage}: {type(error).__name__}: {error}")
     named.__cause__ = error
     return named

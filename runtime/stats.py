@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from edgedet.contract.frames import Notice
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,15 +69,106 @@ class Histogram:
         return Timing(self.count, *(round(1e3 * v, 4) for v in values))
 
 
+class StageClock:
+    """Wall and CPU time of a run by stage. Each stage is timed by one thread at a time.
+
+    CPU time is that of the thread which calls; what libraries do on threads of their own (the network, a
+    decoder) is the rest of the process's CPU time, and is called "network and libraries".
+    """
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.latency = Histogram()
+        self.seconds = 0.0
+        self._stages = {name: Histogram() for name in stages}
+        self._cpu = dict.fromkeys(stages, 0.0)
+        self._began = self._process = self._ended = 0.0
+
+    def start(self) -> None:
+        """The run begins."""
+        self._began, self._process = time.monotonic(), time.process_time()
+
+    @property
+    def frames(self) -> int:
+        """Results so far."""
+        return self.latency.count
+
+    @property
+    def fps(self) -> float:
+        """Results a second, from the start to the last one."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def result(self, latency: float) -> None:
+        """A result has come, `latency` seconds after its frame."""
+        self.latency.add(latency)
+        self.seconds = time.monotonic() - self._began
+        self._ended = time.process_time()
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Wall time that was measured elsewhere."""
+        self._stages[stage].add(seconds)
+
+    def stage(self, name: str) -> _Timing:
+        """A context whose wall and CPU time belong to a stage; nothing is counted where it raises."""
+        return _Timing(self._stages[name], self._cpu, name)
+
+    def cpu(self, name: str) -> _Timing:
+        """A context whose CPU time belongs to a stage; its wall time is counted by `add`."""
+        return _Timing(None, self._cpu, name)
+
+    def timings(self) -> dict[str, Timing]:
+        """Wall time by stage."""
+        return {name: h.timing() for name, h in self._stages.items()}
+
+    def cpu_ms(self) -> dict[str, float]:
+        """CPU milliseconds per result by stage, and of all that runs on other threads; {} without results."""
+        if not self.frames:
+            return {}
+        each = {name: 1e3 * s / self.frames for name, s in self._cpu.items() if name != "network"}
+        whole = 1e3 * (self._ended - self._process) / self.frames
+        each["network and libraries"] = max(0.0, whole - sum(each.values()))
+        return {name: round(ms, 4) for name, ms in each.items()}
+
+
+class _Timing:
+    """See `StageClock.stage`. `pause` and `resume` leave out a wait in between."""
+
+    def __init__(self, wall: Histogram | None, cpu: dict[str, float], name: str) -> None:
+        self._wall, self._cpu, self._name = wall, cpu, name
+        self._spent = 0.0
+        self._began = self._thread = 0.0
+
+    def __enter__(self) -> _Timing:
+        self._thread = time.thread_time()
+        self._began = time.perf_counter()
+        return self
+
+    def discard(self) -> None:
+        """Count no wall time: nothing came."""
+        self._wall = None
+
+    def pause(self) -> None:
+        self._spent += time.perf_counter() - self._began
+
+    def resume(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._wall is not None and kind is None:
+            self._wall.add(self._spent + time.perf_counter() - self._began)
+        self._cpu[self._name] += time.thread_time() - self._thread
+
+
 @dataclass(frozen=True)
 class Report:
     """What a pipeline did.
 
-    frames: results delivered; dropped: frames that a live source gave and a newer one replaced; seconds:
-    from the first read to the last result; fps: frames / seconds; engine_busy: share of that time in
-    which the engine computed (1 = everything else was hidden behind it); stages: by name, in order, the
-    engine's without its queue; latency: from a frame in hand to its result; notices: what a source had
-    to say, for example that it was lost and found; interrupted: whether Ctrl-C ended the run.
+    frames: results delivered; dropped: frames that a live source gave and a newer one replaced; lost: frames
+    that came and could not be decoded; seconds: from the start to the last result; fps: frames / seconds;
+    stages: wall time by name, in order, the network's without its queue; cpu_ms: CPU milliseconds per frame
+    by stage, where "network and libraries" is what ran on other threads than the pipeline's; latency: of a
+    file from when reading the frame began, of a live source from when the source handed it over (its own
+    network and decoding are before that), to its result; notices: what happened to the source; signal: the
+    number of the signal that ended the run, None if none did.
     """
 
     model: str
@@ -82,34 +176,47 @@ class Report:
     source: str
     frames: int
     dropped: int
+    lost: int
     seconds: float
     fps: float
-    engine_busy: float
     stages: Mapping[str, Timing]
+    cpu_ms: Mapping[str, float]
     latency: Timing
-    notices: tuple[str, ...] = ()
-    interrupted: bool = False
+    notices: tuple[Notice, ...] = ()
+    signal: int | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the run."""
+        return self.signal is not None
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(asdict(self) | {"interrupted": self.interrupted}, separators=(",", ":"))
 
     def table(self) -> Table:
         """For people: a rich table of the stages, with the totals below it."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=f"{self.model} · {self.engine} · {self.source}", title_justify="left")
+        title = Text(f"{self.model} · {self.engine} · {self.source}")
+        table = Table(title=title, title_justify="left")
         table.add_column("stage")
         for name in ("p50", "p95", "p99", "max"):
             table.add_column(f"{name} ms", justify="right")
-        for name, t in [*self.stages.items(), ("capture to result", self.latency)]:
-            values = (t.p50, t.p95, t.p99, t.max)
-            table.add_row(name, *(f"{v:.2f}" for v in values) if t.count else ("--",) * 4)
-        dropped = f", {self.dropped} dropped" if self.dropped else ""
-        interrupted = ", interrupted" if self.interrupted else ""
-        table.caption = (
-            f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS, "
-            f"engine busy {100 * self.engine_busy:.0f} %{dropped}{interrupted}"
-        )
+        table.add_column("CPU ms a frame", justify="right")
+        rows = [*self.stages.items(), ("network and libraries", None), ("capture to result", self.latency)]
+        for name, t in rows:
+            values = ("",) * 4 if t is None else ("--",) * 4
+            if t is not None and t.count:
+                values = tuple(f"{v:.2f}" for v in (t.p50, t.p95, t.p99, t.max))  # type: ignore[assignment]
+            cpu = f"{self.cpu_ms[name]:.2f}" if name in self.cpu_ms else ""
+            if any(values) or cpu:
+                table.add_row(name, *values, cpu)
+        parts = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS"]
+        if self.cpu_ms:
+            parts.append(f"{sum(self.cpu_ms.values()):.1f} ms of CPU a frame")
+        parts += [f"{n} {what}" for n, what in ((self.dropped, "dropped"), (self.lost, "lost")) if n]
+        table.caption = ", ".join([*parts, *(["interrupted"] if self.interrupted else [])])
         table.caption_justify = "left"
         return table

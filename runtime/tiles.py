@@ -14,15 +14,15 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, UsageError
-from edgedet.contract.results import Frame, Result, SegmentationMap
+from edgedet.contract.frames import Frame, Image
+from edgedet.contract.results import Result, SegmentationMap
 from edgedet.runtime.predictor import CpuPredictor, CpuTicket, Ticket
+from edgedet.runtime.slots import Slots
 
 OVERLAP = 0.25
 """Share of a tile that it has in common with the next one, at least."""
@@ -99,6 +99,7 @@ class TiledPredictor:
     """
 
     in_flight = 1
+    batch = 1
 
     def __init__(self, predictor: CpuPredictor, *, overlap: float = OVERLAP) -> None:
         spec = predictor.spec
@@ -115,20 +116,27 @@ class TiledPredictor:
         self.stages = predictor.stages
         self.streams = predictor.streams
         self.overlap = overlap
-        self._size = (0, 0)
-        self._tiles: list[Tile] = []
-        self._place: SimpleQueue[None] = SimpleQueue()
-        self._place.put(None)
+        self._tiling: tuple[tuple[int, int], list[Tile]] = ((0, 0), [])
+        self._slots = Slots(["frame"])
 
-    def submit(self, frames: Sequence[Frame]) -> TiledTicket:
+    def reserve(self) -> str:
+        """See Predictor."""
+        return self._slots.take()
+
+    def release(self, slot: str) -> None:
+        """See Predictor."""
+        self._slots.give(slot)
+
+    def submit(self, frames: Sequence[Frame], slot: str | None = None) -> TiledTicket:
         """See Predictor: one frame at a time."""
-        if len(frames) != 1:
-            raise EngineError(f"Got {len(frames)} frames at once, expected 1.")
-        (frame,) = frames
-        self._place.get()
-        height, width = frame.image.shape[:2]
-        ticket = TiledTicket(self.stages, np.empty((height, width), np.uint8))
+        slot = slot or self.reserve()
+        ticket = TiledTicket(self.stages, slot)
         try:
+            if len(frames) != 1:
+                raise EngineError(f"Got {len(frames)} frames at once, expected 1.")
+            (frame,) = frames
+            height, width = frame.size
+            ticket.classes = np.empty((height, width), np.uint8)
             tiles, batch = self._tiles_of((height, width)), self.predictor.batch
             for first in range(0, len(tiles), batch):
                 some = tiles[first : first + batch]
@@ -143,20 +151,22 @@ class TiledPredictor:
 
     def collect(self, ticket: TiledTicket) -> list[Result]:
         """See Predictor."""
+        ticket.claim()
         try:
             while ticket.pending:
                 self._finish_one(ticket)
         except BaseException:
             self._abandon(ticket)
             raise
-        self._place.put(None)
+        self._slots.give(ticket.slot)
         return [SegmentationMap(ticket.classes)]
 
     def _tiles_of(self, size: tuple[int, int]) -> list[Tile]:
-        if size != self._size:
-            self._tiles = tiling(size, self.spec.input.size, self.overlap)
-            self._size = size
-        return self._tiles
+        known, tiles = self._tiling
+        if size != known:
+            tiles = tiling(size, self.spec.input.size, self.overlap)
+            self._tiling = (size, tiles)
+        return tiles
 
     def _finish_one(self, ticket: TiledTicket) -> None:
         """Wait for the tiles that were started first, and put their classes where they belong."""
@@ -177,14 +187,15 @@ class TiledPredictor:
                 self.predictor.collect(ticket.pending.popleft()[0])
             except EngineError:
                 continue  # the first failure is the one that is raised
-        self._place.put(None)
+        self._slots.give(ticket.slot)
 
-    def __call__(self, image: npt.NDArray[np.uint8]) -> Result:
+    def __call__(self, image: Image) -> Result:
         """One image (H, W, 3) uint8 BGR -> its result."""
-        return self.collect(self.submit([Frame(image, 0, time.monotonic(), "")]))[0]
+        return self.collect(self.submit([Frame(image)]))[0]
 
     def close(self) -> None:
         """See Predictor."""
+        self._slots.end(EngineError(f"The predictor of {self.spec.model!r} ({self.name}) is closed."))
         self.predictor.close()
 
     def __enter__(self) -> TiledPredictor:
@@ -199,7 +210,8 @@ class TiledPredictor:
 class TiledTicket(Ticket):
     """A frame's class map being filled, and the tiles that are still under way, in their order."""
 
-    def __init__(self, stages: Sequence[str], classes: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, stages: Sequence[str], slot: str) -> None:
         super().__init__(stages)
-        self.classes = classes
+        self.slot = slot
+        self.classes = np.empty((0, 0), np.uint8)
         self.pending: deque[tuple[CpuTicket, list[Tile]]] = deque()

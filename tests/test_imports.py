@@ -37,6 +37,7 @@ ONLY_IN = {
     "tensorrt": {"edgedet.export.tensorrt.trt"},
     "tensorrt_rtx": {"edgedet.export.tensorrt.rtx"},
     "pycuda": set(),
+    "simplejpeg": {"edgedet.contract.image_files"},
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench.picture"},
 }

@@ -117,9 +117,11 @@ def _per_class(eager: Mapping[str, Any], int8: Mapping[str, Any], key: str, titl
     """The table of the classes, best first; the names of the last, worst first."""
     figures = {c["name"]: c[key] for c in eager["classes"]}
     after = {c["name"]: c[key] for c in int8["classes"]}
-    ordered = sorted(figures, key=lambda n: -(figures[n] or 0))
-    rows = [[n, _points(figures[n]), _points(after[n])] for n in ordered]
-    worst = ", ".join(reversed(ordered[-min(4, len(ordered) // 3 or 1) :]))
+    # a class without objects was not measured: it stands last, and is not the worst
+    measured = sorted((n for n in figures if figures[n] is not None), key=lambda n: -figures[n])
+    ordered = measured + [n for n in figures if figures[n] is None]
+    rows = [[n, _points(figures[n]), _points(after.get(n))] for n in ordered]
+    worst = ", ".join(reversed(measured[-min(4, len(measured) // 3 or 1) :]))
     return _table(["class", f"FP32 {title}", f"INT8 {title} (OpenVINO)"], rows), worst
 
 

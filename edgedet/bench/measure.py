@@ -26,7 +26,7 @@ from edgedet.contract.preprocess import Preprocessor
 from edgedet.runtime.pipeline import Pipeline
 from edgedet.runtime.predictor import CpuPredictor, open_predictor
 from edgedet.runtime.sinks.overlay import Overlay
-from edgedet.runtime.sinks.sink import JsonLines
+from edgedet.runtime.sinks.sink import Callback, JsonLines
 from edgedet.runtime.sources.source import open_source
 from edgedet.runtime.stats import Histogram, Report, Timing
 
@@ -232,7 +232,8 @@ class _Subject:
     def pipeline(self, frames: int) -> Report:
         """Capture to overlay and JSON lines, everything on."""
         overlay = Overlay(self.spec.classes, caption=self.spec.model)
-        sinks = [JsonLines(self.lines)]
+        # something that looks at pixels, as a window or a video does: without it nothing is drawn
+        sinks = [JsonLines(self.lines), Callback(lambda frame, result: None)]
         pipeline = Pipeline(open_source(self.source), self.predictor, sinks, overlay=overlay, limit=frames)
         report = pipeline.run()
         if report.interrupted:

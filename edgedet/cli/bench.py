@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -107,7 +106,7 @@ def _engines(asked: list[str] | None) -> list[str]:
     for name in asked or []:
         if name not in ENGINES:
             raise UnknownName("engine", name, ENGINES)
-    found = asked or [name for name, (library, _) in ENGINES.items() if find_spec(library) is not None]
+    found = asked or [name for name, backend in ENGINES.items() if backend.installed]
     if not found:
         raise MissingDependency("OpenVINO or ONNX Runtime", extra="cpu", purpose="Measuring a model")
     return found

@@ -71,6 +71,9 @@ def evaluate(
     dataset = open_dataset(data, split)
     if trimap and not dataset.semantic:
         raise UsageError(f"--trimap is for masks; {dataset.name} has none.")
+    # before the first image, because it may take long
+    if left := dataset.left_out():
+        typer.echo(f"data  {dataset.name}: {left}", err=True)
 
     def measure(predict: ModelUnderTest) -> Metrics | SegmentationMetrics:
         if dataset.semantic:
@@ -150,6 +153,11 @@ def show(results: Mapping[str, Metrics | SegmentationMetrics], dataset: Dataset,
     if per_class:
         console.print(tables[1](results), "")
     console.print(tables[0](results))
+    for name, m in results.items():
+        if m.not_measured:
+            console.print(
+                f"not measured  {name}: {m.not_measured}", soft_wrap=True, highlight=False, markup=False
+            )
     notes = dict.fromkeys(note for m in results.values() for note in m.notes)
     for note in notes:
         console.print(f"note  {note}", soft_wrap=True, highlight=False, markup=False)

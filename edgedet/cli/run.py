@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edgedet.contract.errors import EdgedetError, UsageError
-from edgedet.contract.results import Frame, Result
+from edgedet.contract.frames import Frame, Notice
+from edgedet.contract.results import Result
 from edgedet.runtime.hardware import streams_for
 from edgedet.runtime.sinks.sink import JsonLines, RunInfo, Sink
 
-_INTERRUPTED = 130  # as everywhere in edgedet.cli.main
 _REFRESH = 0.5  # seconds: redrawing the progress costs what a frame's postprocessing costs
 
 
@@ -138,14 +138,15 @@ def run(
                 show()
             raise
         show()
-    # Ctrl-C is the usual end of a live source
-    return _INTERRUPTED if report.interrupted and not opened.live else 0
+    # a signal is the usual end of a live source
+    return 0 if report.signal is None or opened.live else 128 + report.signal
 
 
 class _Progress(Sink):
     """Frames done and frames a second, on stderr where a person looks at it."""
 
     name = ""
+    needs_pixels = False
 
     def __init__(self, frames: int | None, limit: int | None) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -165,9 +166,9 @@ class _Progress(Sink):
         self._drawn = 0.0
         self._began = 0.0
 
-    def say(self, text: str) -> None:
+    def say(self, notice: Notice) -> None:
         """A line of its own, above the bar."""
-        self._console.print(text, style="yellow", markup=False)
+        self._console.print(notice.text, style="yellow", markup=False)
 
     def open(self, stream: RunInfo) -> None:
         """See Sink."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import platform
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgedet.contract.errors import TrainingError, UsageError
+from edgedet.contract.errors import EdgedetError, TrainingError, UsageError
 from edgedet.models import parse_options, parse_size
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from edgedet.data import Dataset
     from edgedet.training.loop import Trainer
 
@@ -89,8 +94,6 @@ def train(
     entry(model)  # an unknown name is said before torch is loaded
     if amp not in ("auto", "off", "bf16", "fp16") or device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--amp {amp} --device {device}: expected auto|off|bf16|fp16 and auto|cpu|cuda.")
-    from dataclasses import asdict, replace
-
     import torch
 
     from edgedet.contract.spec import Provenance
@@ -102,6 +105,7 @@ def train(
     from edgedet.training.processes import join
     from edgedet.training.recipe import RECIPES, Recipe
     from edgedet.training.run_folder import RunFolder
+    from edgedet.training.signals import Stopped, StopRequest
 
     chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
     given = {
@@ -114,63 +118,113 @@ def train(
         "upright": upright,
     }
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    train_data = first(open_dataset(data, split), limit)
-    val_data = None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
+    pixels = parse_size(size) or entry(model).size
+    options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
+    recipe = replace(recipe, model=options)
     folder = RunFolder(output or Path("runs") / model)
-
-    keep_freed_memory()
-    with join(device) as processes, deterministic(seed):
-        pixels = parse_size(size) or entry(model).size
-        options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
-        recipe = replace(recipe, model=options)
-        network = build(model, len(train_data.classes), **options)
-        fresh = start_from(network, weights) if weights else []
-        provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
-        spec = make_spec(model, network, train_data.classes, size=pixels, changes={"provenance": provenance})
-        repeatable: dict[str, Any] = {
-            "model": model,
-            "recipe": json.loads(json.dumps(asdict(recipe))),
-            "size": list(spec.input.size),
-            "seed": seed,
-            "weights_sha256": sha256(weights) if weights else None,
-            "fresh": fresh,
-            "data": train_data.name,
-            "data_sha256": train_data.fingerprint(),
-            "processes": processes.world,
-            "amp": amp,
-            "limit": limit,
-        }
-        settings = {"command": sys.argv, "versions": versions(), "hardware": hardware(processes.device)}
-        unfinished = folder.prepare(settings, repeatable) if processes.main else folder.state.exists()
-        processes.barrier()
-        trainer = Trainer(
-            network,
-            spec,
-            train_data,
-            val_data,
-            recipe,
-            folder,
-            processes,
-            seed=seed,
-            workers=workers,
-            amp=amp,
-            state_every=state_every,
-            eval_limit=eval_limit,
-        )
-        if unfinished:
-            trainer.resume()
-        elif resume:
-            raise TrainingError(
-                f"{folder.path} holds no run to resume.", hint="Leave --resume out to start one."
+    stop, trainer = StopRequest(), None
+    try:
+        with stop.handled(), join(device) as processes, deterministic(seed):
+            keep_freed_memory()
+            train_data = first(open_dataset(data, split), limit)
+            val_data = (
+                None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
             )
+            network = build(model, len(train_data.classes), **options)
+            fresh = start_from(network, weights) if weights else []
+            provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
+            changes = {"provenance": provenance}
+            spec = make_spec(model, network, train_data.classes, size=pixels, changes=changes)
+            trainer = Trainer(
+                network,
+                spec,
+                train_data,
+                val_data,
+                recipe,
+                folder,
+                processes,
+                seed=seed,
+                workers=workers,
+                amp=amp,
+                state_every=state_every,
+                eval_limit=eval_limit,
+                stop=stop,
+            )
+            repeatable: dict[str, Any] = {
+                "weights_sha256": sha256(weights) if weights else None,
+                "fresh": fresh,
+                "limit": limit,
+            }
+            run(trainer, repeatable, resume=resume, weights=weights, quiet=json_output)
+            if processes.main:
+                finish(trainer, json_output)
+    except Stopped as e:
+        done = 0 if trainer is None else trainer.progress.step
+        kept = f"after step {done}, the state is in {folder.state}" if done else "before the first step"
+        again = "The same command goes on from there." if done else "Nothing was kept."
+        print(f"stopped by {e} {kept}. {again}", file=sys.stderr)
+        raise typer.Exit(e.exit_code) from None
+
+
+def run(
+    trainer: Trainer, repeatable: dict[str, Any], *, resume: bool, weights: Path | None, quiet: bool
+) -> None:
+    """Take the folder, say what will be done, train.
+
+    Args:
+        trainer: ready. repeatable: more of what must be equal for a run to go on. resume: there must be
+            one. weights: what it starts from. quiet: no progress bar.
+    """
+    from rich.console import Console
+
+    from edgedet.training.summary import before
+
+    folder, processes, val = trainer.folder, trainer.processes, trainer.val
+    repeatable = {
+        **repeatable,
+        "model": trainer.spec.model,
+        "recipe": json.loads(json.dumps(asdict(trainer.recipe))),
+        "size": list(trainer.spec.input.size),
+        "seed": trainer.seed,
+        "data": trainer.train.name,
+        "data_sha256": trainer.train.fingerprint(),
+        "validation": val.name if val else None,
+        "validation_sha256": val.fingerprint() if val else None,
+        "eval_limit": trainer.eval_limit,
+        "processes": processes.world,
+        "amp": trainer.amp,
+    }
+    settings = {"command": sys.argv, "versions": versions(), "hardware": hardware(processes.device)}
+    unfinished = 0.0
+    try:
         if processes.main:
-            folder.open_board()
-        try:
-            follow(trainer, quiet=json_output or not processes.main)
-        finally:
+            if resume and not folder.state.exists():
+                raise TrainingError(
+                    f"{folder.path} holds no run to resume.", hint="Leave --resume out to start one."
+                )
+            unfinished = float(folder.prepare(settings, repeatable))
+        if processes.broadcast(unfinished):
+            trainer.resume()
+        if processes.main:
+            folder.check_space(trainer.file_bytes())
+            say(before(trainer, weights, repeatable["fresh"]), Console(stderr=True))
+            folder.open_board(trainer.progress.step)
+        follow(trainer, quiet=quiet or not processes.main)
+    except BaseException:
+        with contextlib.suppress(EdgedetError):  # what went wrong first is what is said
             folder.close()
-        if processes.main:
-            finish(trainer, json_output)
+        raise
+    folder.close()
+
+
+def say(rows: list[tuple[str, str]], console: Console) -> None:
+    """Print (what, how it is)."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for what, how in rows:
+        table.add_row(what, plain(how))
+    console.print(table)
 
 
 def follow(trainer: Trainer, *, quiet: bool) -> None:
@@ -179,8 +233,11 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, quiet=quiet)
+    notices = Console(stderr=True) if quiet else console  # a bar and a line must not share a row
     done = trainer.progress
-    if done.step:
+    if done.finished:
+        console.print(f"this run is finished: {done.epoch} epochs, step {done.step}")
+    elif done.step:
         console.print(f"going on from epoch {done.epoch}, step {done.step}")
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
@@ -195,9 +252,11 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         smooth = 0.0
         for event in trainer.run():
             if "validation" in event:
-                found = f"{trainer.task.score} {event['score']:.4f} (best {event['best']:.4f})"
-                console.print(f"epoch {event['validation']}: {found}")
+                said = f"epoch {event['validation']}: {trainer.task.score} {validated(event)}"
+                console.print(plain(said))
                 continue
+            for problem in event["problems"]:
+                notices.print(plain(f"left out, another image takes its place: {problem}"))
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
                 task,
@@ -208,10 +267,24 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
             )
 
 
+def plain(text: str) -> Text:
+    """For rich: text without markup, which a name may look like; control characters are shown, not sent."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+def validated(event: dict[str, Any]) -> str:
+    """A validation in words."""
+    best = "none so far: the last weights are kept" if event["best"] is None else f"{event['best']:.4f}"
+    if event["score"] is None:
+        return f"not measured, {event['reason']} (best {best})"
+    return f"{event['score']:.4f} (best {best})"
+
+
 def finish(trainer: Trainer, json_output: bool) -> None:
     """The summary: what was trained, how good it is, where it lies, what comes next."""
     from rich.console import Console
-    from rich.table import Table
 
     done, folder = trainer.progress, trainer.folder
     problems = trainer.train.problems
@@ -221,28 +294,30 @@ def finish(trainer: Trainer, json_output: bool) -> None:
             "epochs": done.epoch,
             "steps": done.step,
             "measure": trainer.task.score,
-            "best": done.best if done.best >= 0 else None,
-            "best_epoch": done.best_epoch if done.best_epoch >= 0 else None,
+            "best": done.best,
+            "best_epoch": done.best_epoch,
             "weights": str(folder.best),
             "problems": problems.counts(),
         }
         typer.echo(json.dumps(result))
         return
-    table = Table(show_header=False, box=None)
-    table.add_row("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes")
-    table.add_row("data", f"{trainer.train.name}: {len(trainer.train)} images")
+    rows = [
+        ("model", f"{trainer.spec.model}, {len(trainer.spec.classes)} classes"),
+        ("data", f"{trainer.train.name}: {len(trainer.train)} images"),
+    ]
     for kind, count in problems.counts().items():
-        table.add_row(
-            "problem", f"{count} x {kind}; first: {next(p for p in problems.items if p.kind == kind)}"
-        )
-    table.add_row("steps", f"{done.step} in {done.epoch} epochs")
-    table.add_row(
-        f"best {trainer.task.score}",
-        f"{done.best:.4f} in epoch {done.best_epoch}" if done.best >= 0 else "-- (no validation)",
-    )
-    table.add_row("weights", str(folder.best))
-    table.add_row("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8")
-    Console().print(table)
+        first = next(p for p in problems.items if p.kind == kind)
+        rows.append(("problem", f"{count} x {kind}; first: {first}"))
+    best = "not measured: the weights are those of the last epoch"
+    if done.best is not None:
+        best = f"{done.best:.4f} in epoch {done.best_epoch}"
+    rows += [
+        ("steps", f"{done.step} in {done.epoch} epochs"),
+        (f"best {trainer.task.score}", best),
+        ("weights", str(folder.best)),
+        ("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8"),
+    ]
+    say(rows, Console())
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

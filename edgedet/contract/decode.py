@@ -68,9 +68,54 @@ def yolo(
     return boxes, scores
 
 
-def dense(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Array, Array]:
-    """A graph that has decoded its heads itself: `heads` holds "boxes" and "scores" as returned above."""
-    return heads["boxes"], heads["scores"]
+def dense(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    format: str = "xyxy",
+    unit: str = "pixels",
+    background: int | None = None,
+) -> tuple[Array, Array]:
+    """A graph that has decoded its heads itself: boxes and scores that only have to be brought into form.
+
+    Args:
+        heads: {"boxes": (N, A, 4), "scores": (N, A, K) in [0, 1]}; with "objectness" (N, A, 1) or (N, A) in
+            [0, 1], a score is the class's times that (Redmon et al. 2015, equation 1).
+        size: (height, width) of the network input in pixels.
+        format: of a box: "xyxy" (corners), "xywh" (upper left corner and size), "cxcywh" (centre and size).
+        unit: of its numbers: "pixels" of the network input, or "fraction" of its sides.
+        background: the class of `scores` that says "nothing there", which is dropped; None if there is none.
+
+    Returns:
+        As `yolo`.
+
+    Raises:
+        ValueError: no such format or unit, or no such background class.
+    """
+    boxes, scores = heads["boxes"], heads["scores"]
+    if format not in _BOX_FORMATS or unit not in ("pixels", "fraction"):
+        raise ValueError(
+            f"format {format!r} and unit {unit!r}, expected {', '.join(_BOX_FORMATS)}, and pixels or fraction"
+        )
+    xp = namespace(boxes)
+    if unit == "fraction":
+        height, width = size
+        boxes = boxes * _constant(boxes, [width, height, width, height])
+    if format == "cxcywh":
+        boxes = from_centre(boxes)
+    elif format == "xywh":
+        boxes = xp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+    if "objectness" in heads:
+        scores = scores * heads["objectness"].reshape(*boxes.shape[:2], 1)
+    if background is not None:
+        classes = scores.shape[-1]
+        if type(background) is not int or not 0 <= background < classes:
+            raise ValueError(f"background {background!r}, expected 0 to {classes - 1}")
+        scores = xp.concatenate([scores[..., :background], scores[..., background + 1 :]], axis=-1)
+    return boxes, scores
+
+
+_BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
 def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:

@@ -14,12 +14,14 @@ pixels differ by 0.3 to 1.9 of 255 grey levels on average from an average taken 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.boxes import Array, clip
+from edgedet.contract.frames import Image, YuvImage, check_image
 from edgedet.contract.spec import Input
 
 
@@ -102,42 +104,66 @@ class Preprocessor:
     def __init__(self, spec: Input) -> None:
         self.spec = spec
         fill = np.rint(255 * np.asarray(spec.mean)).clip(0, 255).astype(np.uint8)
-        self._canvas = np.empty((spec.height, spec.width, 3), np.uint8)
         self._fill = fill if spec.colour == "BGR" else fill[::-1]
+        self._canvas = np.empty((spec.height, spec.width, 3), np.uint8)
         self._planes = [np.empty(spec.size, np.uint8) for _ in range(3)]
-        self._halves: list[npt.NDArray[np.uint8]] = []
-        self._placement: FrameTransform | None = None
+        self._halves: list[Image] = []
+        self._transform: FrameTransform | None = None
         # 256 values per channel of the network: (v / 255 - mean) / std, rounded once
         values = np.arange(256) / 255
         self._tables = [
             ((values - mean) / std).astype(np.float32) for mean, std in zip(spec.mean, spec.std, strict=True)
         ]
 
-    def __call__(self, image: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> FrameTransform:
-        """Image (H, W, 3) uint8 BGR -> out (3, height, width) float32, filled; returns the transform."""
+    def __call__(self, pixels: Image | YuvImage, out: Array) -> FrameTransform:
+        """A picture -> `out`, one image of the network's input, filled; returns the transform.
+
+        Args:
+            pixels: (H, W, 3) uint8 BGR, or a decoder's planes.
+            out: of the spec's input, without the batch axis: (3, height, width) or (height, width, 3).
+
+        Raises:
+            ImageError: `pixels` are of another type or shape. ValueError: `out` is.
+        """
+        if out.shape != self.spec.shape[1:] or out.dtype != self.spec.dtype:
+            raise ValueError(
+                f"out: got {out.dtype} {out.shape}, expected {self.spec.dtype} {self.spec.shape[1:]}"
+            )
+        image = pixels.to_bgr() if isinstance(pixels, YuvImage) else check_image(pixels)
         height, width = image.shape[:2]
-        transform = self._placement
+        transform = self._transform
         if transform is None or (transform.width, transform.height) != (width, height):
-            transform = self._placement = place(width, height, self.spec)
+            transform = self._transform = place(width, height, self.spec)
             self._canvas[:] = self._fill
-            wanted = self._inner(transform).shape
+            wanted = self._canvas[transform.inner].shape
             n = halvings((width, height), (wanted[1], wanted[0]))
             self._halves = [np.empty((height >> i, width >> i, 3), np.uint8) for i in range(1, n + 1)]
-        _shrink(image, self._halves, self._inner(transform))
-        cv2.split(self._canvas, self._planes)
-        order = (2, 1, 0) if self.spec.colour == "RGB" else (0, 1, 2)
-        for channel, source in enumerate(order):
-            cv2.LUT(self._planes[source], self._tables[channel], dst=out[channel])
+        _shrink(image, self._halves, self._canvas[transform.inner])
+        self._write(out)
         return transform
 
-    def _inner(self, transform: FrameTransform) -> npt.NDArray[np.uint8]:
-        """The part of the canvas that the frame fills."""
-        return self._canvas[transform.inner]
+    def _write(self, out: Array) -> None:
+        """The canvas as the network takes it: colour order, layout, type."""
+        spec = self.spec
+        if spec.layout == "NHWC" and spec.dtype == "uint8":
+            if spec.colour == "BGR":
+                np.copyto(out, self._canvas)
+            else:
+                cv2.cvtColor(self._canvas, cv2.COLOR_BGR2RGB, dst=out)
+            return
+        cv2.split(self._canvas, self._planes)
+        order = (2, 1, 0) if spec.colour == "RGB" else (0, 1, 2)
+        for channel, source in enumerate(order):
+            plane = self._planes[source]
+            if spec.layout == "NHWC":
+                out[..., channel] = cv2.LUT(plane, self._tables[channel])
+            elif spec.dtype == "uint8":
+                np.copyto(out[channel], plane)
+            else:
+                cv2.LUT(plane, self._tables[channel], dst=out[channel])
 
 
-def _shrink(
-    image: npt.NDArray[np.uint8], halves: list[npt.NDArray[np.uint8]], out: npt.NDArray[np.uint8]
-) -> None:
+def _shrink(image: Image, halves: list[Image], out: Image) -> None:
     """Resize image into out by way of the buffers in `halves`; the rule is in the module's docstring."""
     for half in halves:
         cv2.resize(image, (half.shape[1], half.shape[0]), dst=half, interpolation=cv2.INTER_AREA)
@@ -152,7 +178,7 @@ def _shrink(
     cv2.resize(image, (w, h), dst=out, interpolation=method)
 
 
-def preprocess(image: npt.NDArray[np.uint8], spec: Input) -> tuple[npt.NDArray[np.float32], FrameTransform]:
-    """One frame (H, W, 3) uint8 BGR -> (1, 3, height, width) float32 and its transform."""
-    out = np.empty((1, 3, spec.height, spec.width), np.float32)
-    return out, Preprocessor(spec)(image, out[0])
+def preprocess(pixels: Image | YuvImage, spec: Input) -> tuple[npt.NDArray[Any], FrameTransform]:
+    """One picture -> a network input with a batch of 1, and its transform. Raises as `Preprocessor`."""
+    out = np.empty((1, *spec.shape[1:]), spec.dtype)
+    return out, Preprocessor(spec)(pixels, out[0])

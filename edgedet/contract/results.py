@@ -11,21 +11,6 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One image of a source.
-
-    image (H, W, 3) uint8 BGR (OpenCV's order); index counts the source's frames from 0, dropped ones
-    included; captured is `time.monotonic()` seconds when the frame was in hand; source names where it
-    came from. The pixels are borrowed: a source may reuse the buffer once the pipeline releases it.
-    """
-
-    image: npt.NDArray[np.uint8]
-    index: int
-    captured: float
-    source: str
-
-
-@dataclass(frozen=True, eq=False)
 class Detections:
     """Objects found in one frame, best first.
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgedet.contract.errors import DataError, UnknownName, UsageError
@@ -31,18 +32,31 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
 
     Raises:
         UsageError: the spec is not KIND:PATH. UnknownName: no such kind, or no such split.
-        DataError: the path does not exist or is not in this format. EmptyDataset: nothing is usable.
+        DataError: the path does not exist or is not in this format. EmptyDataset: nothing is usable, or
+            its boxes are to be read and there is no object. All say what was left out and why; of a data
+            set that opens, `Dataset.left_out` and its notes say it.
     """
     kind, colon, path = spec.partition(":")
     if not colon or not path or len(kind) == 1:  # one letter: a Windows drive
         raise UsageError(
             f"{spec!r} is not KIND:PATH.", hint=f"Kinds: {', '.join(KINDS)}; for example voc:VOCdevkit."
         )
-    where = Path(path).expanduser()
+    if "\0" in spec or "\0" in split:
+        raise UsageError(f"{spec!r} {split!r} holds a null byte, which no path can.")
     try:
-        return _open(kind, where, split, classes)
+        dataset = _open(kind, _home(path), split, classes)
     except OSError as e:
         raise DataError(f"{spec} cannot be read: {e}.") from e
+    dataset.expect_objects()
+    loud = dataset.mostly_lost()
+    return replace(dataset, notes=(*loud, *dataset.notes)) if loud else dataset
+
+
+def _home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise DataError(f"{path} cannot be found: {e}.") from None
 
 
 def _open(kind: str, path: Path, split: str, classes: Sequence[str] | None) -> Dataset:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from pathlib import Path
 
 import numpy as np
 
+from edgedet.contract.image_files import MAX_PIXELS
 from edgedet.data.sample import ClassMapSource, MaskSource, Problems, Truth
 
 ZERO_AREA = "zero area"
 OUT_OF_BOUNDS = "out of bounds"
+CLIPPED = "clipped to the image"
 UNKNOWN_CLASS = "unknown class"
+UNKNOWN_IMAGE = "unknown image id"
+UNUSUAL = "unusual value"
 MALFORMED = "malformed field"
 UNREADABLE = "unreadable annotation"
 MISSING_IMAGE = "missing image"
@@ -25,11 +30,24 @@ MASK_SIZE = "mask of another size"
 UNKNOWN_LABEL = "label outside the classes"
 ALL_VOID = "all void"
 
-MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 30
-"""The largest image that OpenCV reads: what a label says beyond that is a slip."""
+CORRECTED = frozenset({CLIPPED, UNUSUAL})
+"""Problems after which nothing is left out."""
+
+LOST_OBJECTS = frozenset({ZERO_AREA, OUT_OF_BOUNDS, UNKNOWN_CLASS, UNKNOWN_IMAGE, MALFORMED})
+"""Problems by which an object is left out."""
+
+LOST_IMAGES = frozenset({UNREADABLE, MISSING_IMAGE, BROKEN_IMAGE, NO_MASK})
+"""Problems by which an image is left out."""
+
+MAX_SIDE = 1 << 20
+"""The longest side of an image that OpenCV reads: what a label says beyond that is a slip."""
 
 ROUNDING = 0.5
 """Pixels by which a box may leave its image without a report: labels are rounded."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 class BoxList:
@@ -60,10 +78,8 @@ class BoxList:
             kept = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
             if max(abs(a - b) for a, b in zip(box, kept, strict=True)) > ROUNDING:
                 empty = kept[2] <= kept[0] or kept[3] <= kept[1]
-                what = "was dropped" if empty else "was clipped"
-                self.problems.add(
-                    self.file, OUT_OF_BOUNDS, f"{note} {what}: the image is {width}x{height}", line=line
-                )
+                kind, what = (OUT_OF_BOUNDS, "was dropped") if empty else (CLIPPED, "was clipped")
+                self.problems.add(self.file, kind, f"{note} {what}: the image is {width}x{height}", line=line)
             if kept[2] <= kept[0] or kept[3] <= kept[1]:
                 return False
         self.boxes.append(kept)
@@ -93,6 +109,24 @@ def number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def plain_name(name: str) -> str:
+    """What is left of a class name without case, spaces, "_" and "-"; it may be nothing."""
+    return "".join(c for c in name.casefold() if c not in " _-")
+
+
+def real(value: object) -> bool:
+    """Whether a value of JSON is a finite number."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def short(value: object) -> str:
+    """A value of a file for a message: its repr, cut where it is long or nested."""
+    return _SHORT.repr(value)
 
 
 def extent(height: float | None, width: float | None) -> tuple[int, int] | None:

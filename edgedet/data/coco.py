@@ -8,17 +8,21 @@ name the entry: "annotations[12]".
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgedet.contract.errors import AnnotationError, DataError, UnknownName
+from edgedet.contract.reading import is_file
 from edgedet.data import clean
-from edgedet.data.clean import BoxList
+from edgedet.data.clean import BoxList, real, short
 from edgedet.data.coco_masks import CocoMasks, segmentation
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems, Truth
+from edgedet.data.text import read_text
+
+MAX_JSON = 2 << 30
+"""Bytes that an instances file may have; COCO's largest has 0.5 GB."""
 
 
 def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -> Dataset:
@@ -45,7 +49,7 @@ def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -
         _annotation(entry, f"annotations[{position}]", file, lists, masks, labels, problems)
     truths = []
     for key, boxes in lists.items():
-        if not paths[key].is_file():
+        if not is_file(paths[key]):
             problems.add(file, clean.MISSING_IMAGE, str(paths[key]))
             continue
         truths.append(_truth(boxes, paths[key], masks[key]))
@@ -74,12 +78,10 @@ def _annotations(path: Path, split: str) -> Path:
 def _lists(file: Path) -> tuple[list[Any], list[Any], list[Any]]:
     """The three lists of a COCO file."""
     try:
-        raw = json.loads(file.read_bytes())
-    except OSError as e:
-        raise AnnotationError(file, 0, f"cannot be read: {e.strerror or e}") from None
+        raw = json.loads(read_text(file, MAX_JSON))
     except json.JSONDecodeError as e:
         raise AnnotationError(file, e.lineno, f"is not JSON: {e.msg}") from None
-    except (ValueError, RecursionError) as e:  # not UTF-8, or nested without end
+    except (ValueError, RecursionError) as e:  # a number of thousands of digits, or nested without end
         raise AnnotationError(file, 0, f"is not JSON: {e}") from None
     found = [raw.get(k) if isinstance(raw, dict) else None for k in ("images", "annotations", "categories")]
     if not all(isinstance(v, list) for v in found):
@@ -102,6 +104,15 @@ def _categories(
         if not _whole(key) or not isinstance(name, str):
             problems.add(file, clean.MALFORMED, f"categories[{position}] has no whole id and name")
             continue
+        if not name.strip() or not _printable(name):
+            raise AnnotationError(
+                file, 0, f"categories[{position}] is called {short(name)}, which is no name"
+            )
+        if key in known:
+            if known[key] != name:
+                detail = f"categories[{position}] gives the id {short(key)} a second name, {short(name)}"
+                raise AnnotationError(file, 0, f"{detail}: it is {short(known[key])}")
+            problems.add(file, clean.DUPLICATE, f"categories[{position}] repeats the id {short(key)}")
         known[key] = name
     # one name under two ids is one class
     names = tuple(classes) if classes is not None else tuple(dict.fromkeys(known[k] for k in sorted(known)))
@@ -112,20 +123,31 @@ def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int
     """An empty box list and the image file for each image id, in the order of the file."""
     lists: dict[int, BoxList] = {}
     names: dict[int, str] = {}
+    seen: dict[str, int] = {}
     for position, entry in enumerate(images):
         key, name = _field(entry, "id"), _field(entry, "file_name")
         height, width = _field(entry, "height"), _field(entry, "width")
-        if not _whole(key) or not isinstance(name, str) or not name:
+        if not _whole(key) or not isinstance(name, str) or not _printable(name):
             problems.add(file, clean.MALFORMED, f"images[{position}] has no whole id and file_name")
             continue
         if key in lists:
-            problems.add(file, clean.DUPLICATE, f"images[{position}] repeats the id {key}")
+            problems.add(file, clean.DUPLICATE, f"images[{position}] repeats the id {short(key)}")
             continue
+        if seen.setdefault(name, key) != key:
+            detail = f"images[{position}] and the id {short(seen[name])} are the same file, {short(name)}"
+            problems.add(file, clean.DUPLICATE, detail)
         size = clean.extent(height, width) if _whole(height) and _whole(width) else None
         lists[key] = BoxList(file, size, problems)
         names[key] = name
     folder = _image_folder(file, list(names.values())[:20])
-    return lists, {key: folder / name for key, name in names.items()}
+    return lists, {key: _image_path(folder, name) for key, name in names.items()}
+
+
+def _image_path(folder: Path, name: str) -> Path:
+    """The file of an image; some tools on Windows write folders with a backslash."""
+    path = folder / name
+    other = folder / name.replace("\\", "/")
+    return other if other != path and not is_file(path) and is_file(other) else path
 
 
 def _image_folder(file: Path, names: list[str]) -> Path:
@@ -141,7 +163,7 @@ def _image_folder(file: Path, names: list[str]) -> Path:
         top,
         file.parent / "images",
     ]
-    return max(candidates, key=lambda c: sum((c / n).is_file() for n in names))
+    return max(candidates, key=lambda c: sum(is_file(_image_path(c, n)) for n in names))
 
 
 def _annotation(
@@ -154,20 +176,24 @@ def _annotation(
     problems: Problems,
 ) -> None:
     image, category, bbox = _field(entry, "image_id"), _field(entry, "category_id"), _field(entry, "bbox")
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(_real(v) for v in bbox)):
-        problems.add(file, clean.MALFORMED, f"{where}: bbox is {bbox!r}, expected four numbers")
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(real(v) for v in bbox)):
+        problems.add(file, clean.MALFORMED, f"{where}: bbox is {short(bbox)}, expected four numbers")
         return
     boxes = lists.get(image) if _whole(image) else None
     if boxes is None:
-        problems.add(file, clean.MISSING_IMAGE, f"{where}: no image has the id {image!r}")
+        problems.add(file, clean.UNKNOWN_IMAGE, f"{where}: no image has the id {short(image)}")
         return
     label = labels.get(category) if _whole(category) else None
     if label is None:
-        problems.add(file, clean.UNKNOWN_CLASS, f"{where}: category {category!r} was dropped")
+        problems.add(file, clean.UNKNOWN_CLASS, f"{where}: category {short(category)} was dropped")
         return
-    x, y, w, h = bbox
+    crowd = _field(entry, "iscrowd")
+    if crowd not in (None, 0, 1):
+        detail = f"{where}: iscrowd is {short(crowd)}, expected 0 or 1: taken as no crowd"
+        problems.add(file, clean.UNUSUAL, detail)
+    x, y, w, h = (float(v) for v in bbox)
     note = f"{where} (x {x:g}, y {y:g}, width {w:g}, height {h:g})"
-    if boxes.add((x, y, x + w, y + h), label, ignore=_field(entry, "iscrowd") == 1, line=0, note=note):
+    if boxes.add((x, y, x + w, y + h), label, ignore=crowd == 1, line=0, note=note):
         masks[image].append(segmentation(_field(entry, "segmentation")))
 
 
@@ -185,5 +211,6 @@ def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _printable(text: str) -> bool:
+    """Whether a name can be a file's or be shown: not empty, no null byte, no half of a character."""
+    return bool(text) and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)

@@ -7,7 +7,6 @@ keeps COCO's own rule for the pixels on the edge.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import AnnotationError, MissingDependency
+from edgedet.data.clean import real, short
 
 Polygons: TypeAlias = list[npt.NDArray[np.float64]]
 Runs: TypeAlias = dict[str, Any]
@@ -27,7 +27,7 @@ def segmentation(raw: object) -> Polygons | Runs | None:
         return raw if isinstance(raw.get("counts"), (list, str)) else None
     if not isinstance(raw, list) or not raw:
         return None
-    if not all(isinstance(p, list) and len(p) >= 6 and all(_real(v) for v in p) for p in raw):
+    if not all(isinstance(p, list) and len(p) >= 6 and all(real(v) for v in p) for p in raw):
         return None
     return [np.asarray(p[: len(p) // 2 * 2], np.float64) for p in raw]
 
@@ -67,7 +67,7 @@ class CocoMasks:
         counts = one["counts"]
         runs = _uncompressed(counts) if isinstance(counts, str) else counts
         if one.get("size") != [height, width]:
-            return f"is for (height, width) {one.get('size')}, the image has {[height, width]}"
+            return f"is for (height, width) {short(one.get('size'))}, the image has {[height, width]}"
         whole = all(isinstance(r, int) and not isinstance(r, bool) and r >= 0 for r in runs)
         if not whole or sum(runs) != height * width:
             return f"does not fill the image of {width}x{height} with its run lengths"
@@ -91,6 +91,8 @@ def _uncompressed(text: str) -> list[int]:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
+        if shift > 60:  # no run is so long; whole numbers without limit would take for ever
+            return []
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:  # more of this number follows
@@ -100,7 +102,3 @@ def _uncompressed(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

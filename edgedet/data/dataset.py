@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
-from edgedet.contract.image_files import image_size, read_image
-from edgedet.data.clean import BROKEN_IMAGE
+from edgedet.contract.image_files import image_size, may_have, read_image
+from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, NO_LABELS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
 
@@ -35,12 +38,89 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        twice = next((c for c, n in Counter(self.classes).items() if n > 1), None)
+        if twice is not None:
+            raise DataError(f"{self.name} has two classes called {twice!r}.", hint="Name each class once.")
         if not self.truths:
-            found = f" ({self.problems.summary()})" if len(self.problems) else ""
-            first = f" First problem: {self.problems.items[0]}." if len(self.problems) else ""
             raise EmptyDataset(
-                f"{self.name} has no usable image{found}.{first}", hint="Check the path and its labels."
+                f"{self.name} has no usable image{self._why()}", hint="Check the path and its labels."
             )
+
+    def expect_objects(self) -> None:
+        """EmptyDataset, with the reason, where there are labels of boxes but not one object in them."""
+        if self.labelled and not self.semantic and not any(len(t.boxes) for t in self.truths):
+            images = "image" if len(self) == 1 else "images"
+            raise EmptyDataset(
+                f"{self.name} has no object in {len(self)} {images}{self._why()}",
+                hint="Check its labels; folder:PATH takes images without labels.",
+            )
+
+    def _why(self) -> str:
+        """What was wrong, to end a sentence."""
+        if not len(self.problems):
+            return "."
+        return f" ({self.problems.summary()}). First problem: {self.problems.items[0]}."
+
+    def summary(self) -> str:
+        """What was found, on one line: images, objects by class, ignored ones; and what was left out."""
+        parts = [f"{len(self)} images"]
+        if self.labelled and not self.semantic:
+            labels = np.concatenate([t.labels for t in self.truths])
+            counts = np.bincount(labels, minlength=len(self.classes))
+            each = ", ".join(f"{name} {count}" for name, count in zip(self.classes, counts, strict=True))
+            parts.append(f"{len(labels)} objects ({each})")
+            ignored = sum(int(t.ignore.sum()) for t in self.truths)
+            parts += [f"{ignored} of them ignored"] if ignored else []
+        left = self.left_out()
+        return f"{self.name}: {', '.join(parts)}" + (f"; {left}" if left else "")
+
+    def left_out(self) -> str:
+        """What was left out of the data, and why, as known so far; '' if nothing.
+
+        "left out: 2 missing image, 40 of 60 objects (38 unknown class, 2 zero area); the first: ...", after
+        what `mostly_lost` says. Looks at the images' headers; images are decoded when they are asked for, so
+        those that are broken inside are known only then.
+        """
+        self._look()
+        lost = [p for p in self.problems.items if p.kind not in CORRECTED]
+        if not lost:
+            return ""
+        counts = Counter(p.kind for p in lost)
+        parts = [f"{n} {kind}" for kind, n in counts.most_common() if kind not in LOST_OBJECTS]
+        objects = ", ".join(f"{n} {kind}" for kind, n in counts.most_common() if kind in LOST_OBJECTS)
+        if objects:
+            gone = self._count(LOST_OBJECTS)
+            parts.append(f"{gone} of {gone + self._boxes()} objects ({objects})")
+        return "; ".join([*self.mostly_lost(), f"left out: {', '.join(parts)}", f"the first: {lost[0]}"])
+
+    def _look(self) -> None:
+        """Note the images whose headers say that `load` will refuse them."""
+        for index, truth in enumerate(self.truths):
+            if truth.size is not None and not may_have(truth.path, truth.size):
+                with contextlib.suppress(ImageError):  # `image` notes it, in the words of `load`
+                    self.image(index)
+
+    def mostly_lost(self) -> tuple[str, ...]:
+        """What is to be said loudly: more than half of the images, labels or objects are not there."""
+        found = []
+        images, labels, objects = (self._count(k) for k in (LOST_IMAGES, {NO_LABELS}, LOST_OBJECTS))
+        if images > len(self):
+            found.append(f"IMAGES LOST: {images} of {images + len(self)} images were left out")
+        if 2 * labels > len(self):
+            first = next(p for p in self.problems.items if p.kind == NO_LABELS)
+            found.append(
+                f"LABELS MISSING: {labels} of {len(self)} images have no label file ({first.detail})"
+            )
+        if objects > self._boxes():
+            found.append(f"OBJECTS LOST: {objects} of {objects + self._boxes()} objects were left out")
+        return tuple(found)
+
+    def _count(self, kinds: Collection[str]) -> int:
+        """How many problems are of these kinds."""
+        return sum(p.kind in kinds for p in self.problems.items)
+
+    def _boxes(self) -> int:
+        return sum(len(t.boxes) for t in self.truths)
 
     def __len__(self) -> int:
         return len(self.truths)
@@ -70,12 +150,16 @@ class Dataset:
         """The instance masks of image `index`: (n, H, W) bool, one for each of its boxes.
 
         Raises:
-            DataError: the data set has no instance masks.
+            DataError: the data set has no instance masks, or one that cannot be. ImageError: the image is
+                absent, or of another size than they are for.
         """
-        source = self.truths[index].masks
-        if source is None:
-            raise DataError(f"{self.name} has no instance masks for {self.truths[index].path.name}.")
-        return source.read()
+        truth = self.truths[index]
+        if truth.masks is None:
+            raise DataError(f"{self.name} has no instance masks for {truth.path.name}.")
+        # what the labels claim may be any size
+        if truth.size is not None and sorted(image_size(truth.path)) != sorted(truth.size):
+            self.image(index)
+        return truth.masks.read()
 
     @property
     def semantic(self) -> bool:

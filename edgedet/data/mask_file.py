@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import ImageError, MaskError
-from edgedet.contract.image_files import list_images, read_stored
+from edgedet.contract.image_files import MAX_BYTES, list_images, read_stored
+from edgedet.contract.reading import read_bytes
 from edgedet.contract.spec import VOID
 from edgedet.data import clean
 from edgedet.data.clean import BoxList
@@ -20,6 +21,9 @@ from edgedet.data.mask_labels import Labels
 from edgedet.data.sample import Problems, Truth
 
 LOSSY = (".jpg", ".jpeg")
+
+SMOOTH = 4
+"""So many different values between two labels that are no labels look like smoothed borders."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class MaskFile:
                 clean.UNKNOWN_LABEL,
                 f"{counts[wrong].sum()} pixels hold {shown} (the first at x {x}, y {y}), expected "
                 f"{self.labels.values()}",
-                hint="Give every value a name in classes.txt, or call it void there (edgedet.data.masks).",
+                hint=_of_values(counts, wrong, self.labels),
             )
         if not counts[table != VOID].any():
             raise MaskError(
@@ -93,7 +97,7 @@ class MaskFile:
         digest = hashlib.sha256(self.path.name.encode())
         digest.update(np.ascontiguousarray(self.labels.table, "<i2").tobytes())
         with contextlib.suppress(OSError):  # said when it is read
-            digest.update(self.path.read_bytes())
+            digest.update(read_bytes(self.path, MAX_BYTES))
         return digest.hexdigest()
 
 
@@ -112,7 +116,10 @@ def class_map_truths(
     """
     truths = []
     for stem in stems:
-        image, mask = images.get(stem), masks.get(stem, masks.get(f"{stem}_mask"))
+        image, mask, other = images.get(stem), masks.get(stem), masks.get(f"{stem}_mask")
+        if mask is not None and other is not None and f"{stem}_mask" not in images:
+            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead")
+        mask = mask or other
         if image is None:
             problems.add(listed_in, clean.MISSING_IMAGE, f"there is no image {stem}")
         elif mask is None:
@@ -131,6 +138,18 @@ def by_stem(folder: Path, problems: Problems) -> dict[str, Path]:
         if found.setdefault(file.stem, file) != file:
             problems.add(file, clean.DUPLICATE, f"{found[file.stem].name} is used instead")
     return found
+
+
+def _of_values(counts: npt.NDArray[np.int64], wrong: npt.NDArray[np.int64], labels: Labels) -> str:
+    """What to do about values that are no labels."""
+    known = np.flatnonzero(counts[: len(labels.table)] * (labels.table >= 0))
+    if len(wrong) >= SMOOTH and len(known) and known[0] < wrong[0] and wrong[-1] < known[-1]:
+        return (
+            "So many values between two labels are borders that were smoothed (drawn with anti-aliasing, or "
+            "resized with interpolation): export the masks without that, or make them sharp again, for two "
+            "classes by cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)."
+        )
+    return "Give every value a name in classes.txt (a line each, from 0 on), or call it void there."
 
 
 def _of_colours(stored: npt.NDArray[np.generic]) -> tuple[str, str]:

@@ -67,11 +67,13 @@ def labels_of(text: str, file: Path) -> Labels:
     names: list[str] = []
     table = np.full(VOID + 1, _UNKNOWN, np.int16)
     following = 0
-    for line, row in enumerate(text.splitlines(), 1):
+    for line, row in enumerate(text.split("\n"), 1):
         found = _LINE.fullmatch(row.strip())
         if found is None:
             continue
         low, high, name = found.groups()
+        if max(len(low or ""), len(high or "")) > 9:
+            raise AnnotationError(file, line, "names a value of more than nine digits, expected 0 to 255")
         first = following if low is None else int(low)
         last = first if high is None else int(high)
         if not first <= last <= 255:

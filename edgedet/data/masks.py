@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.contract.errors import DataError, UnknownName
-from edgedet.contract.image_files import ENDINGS
 from edgedet.data import clean
 from edgedet.data.dataset import Dataset, existing
+from edgedet.data.lists import listed_names
 from edgedet.data.mask_file import by_stem, class_map_truths
 from edgedet.data.mask_labels import Labels, labels_of
 from edgedet.data.sample import Problems, Truth
+from edgedet.data.text import read_text
 
 # the 11 classes of Badrinarayanan et al. 2017 (SegNet), in the order of its masks
 CAMVID = "sky building pole road pavement tree sign fence car pedestrian bicyclist void".replace(" ", "\n")
@@ -113,8 +114,8 @@ def _layout(root: Path) -> tuple[Layout, dict[str, tuple[Path, Path]]]:
 def _labels(root: Path, layout: Layout) -> tuple[Labels, list[str]]:
     """What the labels mean, and what is to be said of it."""
     file = root / "classes.txt"
-    if file.is_file():
-        return labels_of(file.read_text(encoding="utf-8-sig", errors="replace"), file), []
+    if file.exists():
+        return labels_of(read_text(file), file), []
     known = layout.data or "0 background, 255 foreground"
     return labels_of(layout.classes, file), [f"no classes.txt: the masks are read as {known}"]
 
@@ -138,8 +139,8 @@ def _part(
     listed = root / f"{part}.txt"
     stems = list(images)
     if part not in parts and part != "all":
-        if listed.is_file():
-            stems = _listed(listed, problems)
+        if listed.exists():
+            stems = listed_names(listed, images, problems)
         else:
             stems = _held_out(root, part, stems)
             notes.append(
@@ -147,19 +148,6 @@ def _part(
                 f"({part}: {len(stems)} of {len(images)} images)"
             )
     return class_map_truths(stems, images, masks, labels, problems, listed_in=listed)
-
-
-def _listed(file: Path, problems: Problems) -> list[str]:
-    """The names in a list, a line each, without their endings and folders."""
-    stems: dict[str, None] = {}
-    for line, row in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        name = row.strip().replace("\\", "/").rpartition("/")[2]
-        stem = Path(name).stem if Path(name).suffix.lower() in ENDINGS else name
-        if stem in stems:
-            problems.add(file, clean.DUPLICATE, f"{stem} is listed twice", line=line)
-        elif stem:
-            stems[stem] = None
-    return list(stems)
 
 
 def _held_out(root: Path, part: str, stems: list[str]) -> list[str]:

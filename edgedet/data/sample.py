@@ -87,7 +87,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return f"{place}: {self.kind}: {self.detail}"
+        text = f"{place}: {self.kind}: {self.detail}"
+        # names come from files: what a terminal would obey, or could not show, is written as its number
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 @dataclass

@@ -11,18 +11,18 @@ boxes), so `voc:` with a switch would be two data sets under one name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
 
 from edgedet.contract.errors import AnnotationError, DataError, UnknownName
-from edgedet.contract.image_files import list_images
 from edgedet.data import clean
 from edgedet.data.clean import BoxList, number
 from edgedet.data.dataset import Dataset, existing
+from edgedet.data.lists import listed_names
 from edgedet.data.mask_file import by_stem, class_map_truths
 from edgedet.data.mask_labels import labels_of
 from edgedet.data.sample import Problems, Truth
+from edgedet.data.text import read_text
+from edgedet.data.voc_xml import Annotation, parse
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -63,24 +63,28 @@ def open_voc(path: Path, split: str, *, classes: Sequence[str] | None = None) ->
     """
     root = _root(existing(path, "voc"), "voc", "Annotations")
     problems = Problems()
-    ids = _ids(root, split, problems, "Main")
-    annotations = {i: root / "Annotations" / f"{i}.xml" for i in ids}
+    files = {p.stem: p for p in sorted((root / "Annotations").glob("*.xml"))}
+    images = by_stem(root / "JPEGImages", problems)
+    ids = _ids(root, split, problems, "Main", files)
+    annotations = {i: files.get(i, root / "Annotations" / f"{i}.xml") for i in ids}
     parsed: dict[str, Annotation] = {}
     for i, file in annotations.items():
+        if i not in files:
+            problems.add(file, clean.UNREADABLE, "there is no such file")
+            continue
         try:
             parsed[i] = parse(file)
         except AnnotationError as e:
             problems.add(file, clean.UNREADABLE, e.reason, line=e.line)
     names = tuple(classes) if classes is not None else _classes(root, parsed)
     labels = {name: k for k, name in enumerate(names)}
-    images = {p.stem: p for p in list_images(root / "JPEGImages")}
     truths = []
     for i, annotation in parsed.items():
         if i not in images:
             problems.add(annotations[i], clean.MISSING_IMAGE, f"JPEGImages has no image {i}")
             continue
         truths.append(_truth(annotation, annotations[i], images[i], labels, problems))
-    notes = _notes(root.name, split, len(ids), OFFICIAL)
+    notes = (*_notes(root.name, split, len(ids), OFFICIAL), *(_alike(names) if classes is None else ()))
     return Dataset(f"voc:{root.name} {split}", names, truths, problems, notes=notes)
 
 
@@ -101,9 +105,9 @@ def open_voc_masks(path: Path, split: str, *, classes: Sequence[str] | None = No
     root = _root(existing(path, "voc-seg"), "voc-seg", "SegmentationClass")
     problems = Problems()
     masks = by_stem(root / "SegmentationClass", problems)
-    ids = sorted(masks) if split == "all" else _ids(root, split, problems, "Segmentation")
+    ids = _ids(root, split, problems, "Segmentation", masks)
     own = root / "classes.txt"
-    text = own.read_text(encoding="utf-8-sig", errors="replace") if own.is_file() else "\n".join(SEGMENTED)
+    text = read_text(own) if own.exists() else "\n".join(SEGMENTED)
     labels = labels_of(text, own)
     if classes is not None:
         labels = labels.only(classes, root)
@@ -111,54 +115,6 @@ def open_voc_masks(path: Path, split: str, *, classes: Sequence[str] | None = No
     truths = class_map_truths(ids, images, masks, labels, problems, listed_in=root / "JPEGImages")
     notes = _notes(root.name, split, len(ids), OFFICIAL_SEGMENTATION)
     return Dataset(f"voc-seg:{root.name} {split}", labels.classes, truths, problems, notes=notes)
-
-
-@dataclass(frozen=True)
-class Object:
-    """One `<object>`: its name, corner texts as written, VOC's "difficult", and its line in the file."""
-
-    name: str
-    corners: tuple[str | None, str | None, str | None, str | None]
-    difficult: bool
-    line: int
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One XML file: the image size (height, width), None where it does not say, and its objects."""
-
-    size: tuple[int, int] | None
-    objects: tuple[Object, ...]
-
-
-def parse(file: Path) -> Annotation:
-    """Read one VOC XML file.
-
-    Raises:
-        AnnotationError: the file is absent, not well-formed, declares entities, or is no VOC annotation.
-            The message carries the line.
-    """
-    root = _tree(file)
-    if root.tag != "annotation":
-        raise AnnotationError(file, root.line, f"the root is <{root.tag}>, expected <annotation>")
-    size = root.child("size")
-    height = number(size.text_of("height")) if size else None
-    width = number(size.text_of("width")) if size else None
-    objects = []
-    for node in root.children:
-        if node.tag != "object":
-            continue
-        box = node.child("bndbox")
-        corners = tuple(box.text_of(k) if box else None for k in ("xmin", "ymin", "xmax", "ymax"))
-        objects.append(
-            Object(
-                name=node.text_of("name") or "",
-                corners=corners,  # type: ignore[arg-type]  # four of them
-                difficult=node.text_of("difficult") == "1",
-                line=box.line if box else node.line,
-            )
-        )
-    return Annotation(clean.extent(height, width), tuple(objects))
 
 
 def _truth(
@@ -170,9 +126,11 @@ def _truth(
         if label is None:
             problems.add(file, clean.UNKNOWN_CLASS, f"{thing.name!r} was dropped", line=thing.line)
             continue
+        for remark in thing.remarks:
+            problems.add(file, clean.UNUSUAL, f"{thing.name!r}: {remark}", line=thing.line)
         corners = [number(c) for c in thing.corners]
         if any(c is None for c in corners):
-            detail = f"the box of {thing.name!r} is {thing.corners}, expected four numbers"
+            detail = f"the box of {thing.name!r} is {clean.short(thing.corners)}, expected four numbers"
             problems.add(file, clean.MALFORMED, detail, line=thing.line)
             continue
         x0, y0, x1, y1 = (c or 0.0 for c in corners)
@@ -206,21 +164,20 @@ def _root(path: Path, kind: str, labels: str) -> Path:
     return found[0]
 
 
-def _ids(root: Path, split: str, problems: Problems, lists: str) -> list[str]:
+def _ids(root: Path, split: str, problems: Problems, lists: str, known: Mapping[str, Path]) -> list[str]:
+    """The names that a split lists; "all": those known."""
     if split == "all":
-        return sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
+        return sorted(known)
     folder = root / "ImageSets" / lists
     ids: dict[str, None] = {}
     for part in split.split("+"):
         file = folder / f"{part}.txt"
-        if not file.is_file():
+        if not file.exists():
             raise UnknownName(f"split of {root.name}", part, [*(p.stem for p in folder.glob("*.txt")), "all"])
-        for line, text in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            words = text.split()  # a class's own list has a second column
-            if words and words[0] in ids:
-                problems.add(file, clean.DUPLICATE, f"{words[0]} is listed twice", line=line)
-            elif words:
-                ids[words[0]] = None
+        for name in listed_names(file, known, problems, flags=True):
+            if name in ids:
+                problems.add(file, clean.DUPLICATE, f"{name} is in several of {split}")
+            ids[name] = None
     return list(ids)
 
 
@@ -236,6 +193,18 @@ def _notes(name: str, split: str, images: int, splits: Mapping[str, Mapping[str,
     )
 
 
+def _alike(names: Sequence[str]) -> list[str]:
+    """A note for each group of names that were perhaps meant to be one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(clean.plain_name(name), []).append(name)
+    return [
+        f"{' and '.join(map(repr, group))} are taken as different classes"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
 def _classes(root: Path, parsed: dict[str, Annotation]) -> tuple[str, ...]:
     if root.name.startswith("VOC20"):
         return CLASSES
@@ -249,58 +218,3 @@ def _classes(root: Path, parsed: dict[str, Annotation]) -> tuple[str, ...]:
                 continue  # not of this split; reported where it is used
     names.discard("")
     return CLASSES if names <= set(CLASSES) else tuple(sorted(names))
-
-
-@dataclass
-class _Node:
-    tag: str
-    line: int
-    text: str = ""
-    children: list[_Node] = field(default_factory=list)
-
-    def child(self, tag: str) -> _Node | None:
-        return next((c for c in self.children if c.tag == tag), None)
-
-    def text_of(self, tag: str) -> str | None:
-        node = self.child(tag)
-        return node.text.strip() if node else None
-
-
-def _tree(file: Path) -> _Node:
-    """The elements of an XML file with their lines (ElementTree does not tell lines)."""
-    try:
-        data = file.read_bytes()
-    except OSError as e:
-        raise AnnotationError(file, 0, f"cannot be read: {e.strerror or e}") from None
-    top = _Node("", 0)
-    stack = [top]
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-
-    def start(tag: str, _: dict[str, str]) -> None:
-        node = _Node(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(node)
-        stack.append(node)
-
-    def end(_: str) -> None:
-        stack.pop()
-
-    def characters(text: str) -> None:
-        stack[-1].text += text
-
-    def entity(*_: object) -> None:
-        raise AnnotationError(file, parser.CurrentLineNumber, "it declares XML entities, which are refused")
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = characters
-    parser.EntityDeclHandler = entity
-    try:
-        parser.Parse(data, True)
-    except expat.ExpatError as e:
-        raise AnnotationError(
-            file, e.lineno, f"is not well-formed XML: {expat.errors.messages[e.code]}"
-        ) from None
-    except (ValueError, LookupError) as e:  # an encoding that does not exist
-        raise AnnotationError(file, 1, f"is not well-formed XML: {e}") from None
-    return top.children[0]

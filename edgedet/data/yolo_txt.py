@@ -1,8 +1,10 @@
 """YOLO's label files: one text file per image, a line per object: class cx cy w h, as fractions of the image.
 
 Layouts understood: images/SPLIT with labels/SPLIT, SPLIT/images with SPLIT/labels, images with labels,
-lists of image files (SPLIT.txt), and what a DATA.yaml names. A line of a class and three or more points
-(a polygon) counts as the box around it.
+lists of image files (SPLIT.txt), and what a DATA.yaml names. Labels may lie beside their images too.
+
+What longer lines are (`edgedet.data.yolo_rows`) is not guessed: polygons, or key points if the data.yaml
+says so by `kpt_shape`.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from pathlib import Path
 
 from edgedet.contract.errors import AnnotationError, DataError, ImageError, UnknownName
 from edgedet.contract.image_files import ENDINGS, image_size, list_images
+from edgedet.contract.reading import is_file
 from edgedet.data import clean
-from edgedet.data.clean import BoxList, number
+from edgedet.data.clean import BoxList
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems, Truth
-from edgedet.data.yolo_yaml import read_yaml
+from edgedet.data.text import class_names, lines
+from edgedet.data.yolo_rows import Rows
+from edgedet.data.yolo_yaml import Described, read_yaml
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt")
 
@@ -31,96 +36,88 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
         classes: class names, where none are given there.
 
     Raises:
-        DataError: absent, or not laid out like this. AnnotationError: a yaml file that cannot be read.
-        UnknownName: no such split. EmptyDataset: no image can be used.
+        DataError: absent, or not laid out like this. AnnotationError: a yaml file, list or list of names
+            that cannot be read; rows that may be polygons or key points. UnknownName: no such split.
+            EmptyDataset: no image can be used.
     """
     existing(path, "yolo")
     root = path.parent if path.is_file() else path
     yamls = (
         [path] if path.is_file() else [root / n for n in ("data.yaml", "data.yml") if (root / n).is_file()]
     )
-    described = read_yaml(yamls[0]) if yamls else {}
+    described = read_yaml(yamls[0]) if yamls else Described()
     problems = Problems()
-    listed = split in described and split not in ("names", "path")
-    files = _from_yaml(yamls[0], described, split) if listed else _from_folders(root, split)
+    base = root
+    if split in described.texts and split not in ("names", "path"):
+        base, files = _from_yaml(yamls[0], described, split, problems)
+    else:
+        files = _from_folders(root, split, problems)
     names = tuple(classes) if classes is not None else _names(root, described)
+    rows = Rows(names, described)
     truths = []
-    for file in files:
-        if not file.is_file():
-            problems.add(file, clean.MISSING_IMAGE, "listed, but not there")
+    shared: dict[Path, Path] = {}
+    for file in dict.fromkeys(files):
+        truth = _truth(file, base, rows, problems)
+        if truth is None:
             continue
-        try:
-            size = image_size(file)
-        except ImageError as e:
-            problems.add(file, clean.BROKEN_IMAGE, e.message)
-            continue
-        truths.append(_truth(file, size, names, problems))
+        first = shared.setdefault(file.with_suffix(""), file)
+        if first != file:
+            problems.add(file, clean.DUPLICATE, f"it has the same label file as {first.name}")
+        truths.append(truth)
+    rows.expect_known_kind()
     return Dataset(f"yolo:{root.resolve().name} {split}", names, truths, problems)
 
 
-def _truth(image: Path, size: tuple[int, int], names: tuple[str, ...], problems: Problems) -> Truth:
-    file = _label_file(image)
-    boxes = BoxList(file, size, problems)
+def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | None:
+    """What is known of an image; None if it, or its label file, cannot be read."""
+    if not is_file(image):
+        problems.add(image, clean.MISSING_IMAGE, "listed, but not there")
+        return None
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        problems.add(image, clean.NO_LABELS, "taken as an image without objects")
+        size = image_size(image)
+    except ImageError as e:
+        problems.add(image, clean.BROKEN_IMAGE, e.message)
+        return None
+    places = _label_files(image, base)
+    file = next((p for p in places if p.exists()), places[0])
+    boxes = BoxList(file, size, problems)
+    if not file.exists():
+        problems.add(image, clean.NO_LABELS, f"no {file}: taken as an image without objects")
         return boxes.truth(image)
-    except (OSError, UnicodeDecodeError) as e:
-        problems.add(file, clean.UNREADABLE, str(e))
-        return boxes.truth(image)
-    seen: set[str] = set()
-    for line, row in enumerate(text.splitlines(), 1):
-        words = row.split()
-        if not words:
-            continue
-        if row in seen:
-            problems.add(file, clean.DUPLICATE, f"{row.strip()!r} was dropped", line=line)
-            continue
-        seen.add(row)
-        values = [number(w) for w in words]
-        known = [v for v in values if v is not None]
-        if len(known) < len(values) or not (len(known) == 5 or (len(known) >= 7 and len(known) % 2)):
-            detail = f"{row.strip()!r}, expected: class cx cy w h"
-            problems.add(file, clean.MALFORMED, detail, line=line)
-            continue
-        label, *rest = known
-        if label != int(label) or not 0 <= label < len(names):
-            detail = f"class {label:g} of 0 to {len(names) - 1} was dropped"
-            problems.add(file, clean.UNKNOWN_CLASS, detail, line=line)
-            continue
-        boxes.add(_corners(rest, size), int(label), ignore=False, line=line, note=row.strip()[:60])
+    try:
+        rows.read(file, boxes)
+    except AnnotationError as e:
+        problems.add(file, clean.UNREADABLE, f"{e.reason}; its image is left out", line=e.line)
+        return None
     return boxes.truth(image)
 
 
-def _corners(values: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """A line's numbers after the class, as fractions -> corners in pixels."""
-    height, width = size
-    if len(values) == 4:
-        cx, cy, w, h = values
-        x0, y0, x1, y1 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-    else:
-        x0, y0, x1, y1 = min(values[0::2]), min(values[1::2]), max(values[0::2]), max(values[1::2])
-    return x0 * width, y0 * height, x1 * width, y1 * height
+def _label_files(image: Path, base: Path) -> list[Path]:
+    """Where an image's label file may be: .../images/... -> .../labels/....txt, and beside the image.
 
-
-def _label_file(image: Path) -> Path:
-    """.../images/... -> .../labels/....txt (the last "images" counts); beside the image without one."""
+    The last "images" counts, and of an image under `base` none above it: what lies there is not the data
+    set's to rename.
+    """
+    above = len(base.parts) if image.is_relative_to(base) else 0
+    if not above and image.resolve().is_relative_to(base.resolve()):  # the same folder, written otherwise
+        above = len(image.parts) - len(image.resolve().relative_to(base.resolve()).parts)
+    places = [image.with_suffix(".txt")]
     parts = list(image.parts)
-    for k in range(len(parts) - 2, -1, -1):
+    for k in range(len(parts) - 2, above - 1, -1):
         if parts[k] == "images":
             parts[k] = "labels"
-            return Path(*parts).with_suffix(".txt")
-    return image.with_suffix(".txt")
+            places.insert(0, Path(*parts).with_suffix(".txt"))
+            break
+    return places
 
 
-def _from_folders(root: Path, split: str) -> list[Path]:
+def _from_folders(root: Path, split: str, problems: Problems) -> list[Path]:
     """The image files of a split by the layout of the folders."""
     for folder in (root / "images" / split, root / split / "images"):
         if folder.is_dir():
             return list_images(folder)
-    if (root / f"{split}.txt").is_file():
-        return _listed(root / f"{split}.txt", root)
+    if (root / f"{split}.txt").exists():
+        return _listed(root / f"{split}.txt", root, problems)
     flat = list_images(root / "images") if (root / "images").is_dir() else []
     if flat and split == "all":
         return flat
@@ -134,38 +131,47 @@ def _from_folders(root: Path, split: str) -> list[Path]:
     )
 
 
-def _from_yaml(file: Path, described: dict[str, list[str]], split: str) -> list[Path]:
-    """The image files of a split that a yaml file names: folders or lists, relative to its `path`."""
+def _from_yaml(file: Path, described: Described, split: str, problems: Problems) -> tuple[Path, list[Path]]:
+    """The folder that a yaml file speaks of, and the image files of a split: folders or lists in it."""
     base = file.parent
-    for folder in described.get("path", []):
+    for folder in described.texts.get("path", []):
         if (base / folder).is_dir():  # often another machine's
             base = base / folder
     files: list[Path] = []
-    for entry in described[split]:
+    for entry in described.texts[split]:
         place = base / entry
         if not place.exists() and entry.startswith("../"):
             place = base / entry[3:]  # written as if the yaml lay one folder deeper
         if not place.exists():
             raise DataError(f"{file}: {split} is {entry!r}, but {place} does not exist.")
-        files += list_images(place) if place.is_dir() else _listed(place, base)
-    return files
+        files += list_images(place) if place.is_dir() else _listed(place, base, problems)
+    return base, files
 
 
-def _listed(file: Path, base: Path) -> list[Path]:
-    rows = (row.strip() for row in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return [base / row for row in rows if Path(row).suffix.lower() in ENDINGS]
+def _listed(file: Path, base: Path, problems: Problems) -> list[Path]:
+    """The image files that a list names, relative to `base` or to the list."""
+    found: dict[Path, None] = {}
+    for line, row in enumerate(lines(file), 1):
+        if not row:
+            continue
+        if Path(row).suffix.lower() not in ENDINGS:
+            problems.add(file, clean.MISSING_IMAGE, f"{row!r} is no image file", line=line)
+            continue
+        unix = row.replace("\\", "/")  # as tools on Windows write it
+        places = [base / row, file.parent / row, base / unix, file.parent / unix]
+        place = next((p for p in places if is_file(p)), places[0])
+        if place in found:
+            problems.add(file, clean.DUPLICATE, f"{row} is listed twice", line=line)
+        found[place] = None
+    return list(found)
 
 
-def _names(root: Path, described: dict[str, list[str]]) -> tuple[str, ...]:
-    if "names" in described:
-        return tuple(described["names"])
+def _names(root: Path, described: Described) -> tuple[str, ...]:
+    if described.names is not None:
+        return described.names
     for file in [*(root / n for n in NAME_FILES), *sorted(root.glob("*.names"))]:
-        if file.is_file():
-            rows = file.read_text(encoding="utf-8", errors="replace").splitlines()
-            found = tuple(row.strip() for row in rows if row.strip())
-            if len(set(found)) != len(found):
-                raise AnnotationError(file, 0, "names a class twice")
-            return found
+        if file.exists():
+            return class_names(lines(file), file)
     raise DataError(
         f"yolo:{root} does not say what its classes are called.",
         hint="Write the names, one per line, to classes.txt in it, or give a data.yaml with names.",

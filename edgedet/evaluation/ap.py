@@ -94,15 +94,17 @@ def match(
     return Curve(correct, score[order][counts], objects, int(is_ignored.sum()))
 
 
-def best_threshold(curves: Sequence[Curve]) -> tuple[float, float]:
+def best_threshold(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
     """The score to show detections from: (score, F1) where F1 over all classes together is highest.
 
-    F1 = 2 TP / (detections + objects). (0, 0) where nothing is found.
+    F1 = 2 TP / (detections + objects). (None, 0) where no object is found, (None, None) where there is none.
     """
+    if not any(c.objects for c in curves):
+        return None, None
     scores = np.concatenate([c.scores for c in curves]) if curves else np.zeros(0, np.float32)
     correct = np.concatenate([c.correct for c in curves]) if curves else np.zeros(0, bool)
     if not correct.any():
-        return 0.0, 0.0
+        return None, 0.0
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(correct[order])
     f1 = 2 * found / (np.arange(1, len(found) + 1) + sum(c.objects for c in curves))

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
-from edgedet.contract.postprocess import postprocess
+from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Detections, Result
 from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.data import Dataset, Truth
+from edgedet.data.clean import plain_name
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
@@ -66,11 +67,12 @@ def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) 
     """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
-    batch = np.zeros((spec.input.batch or 1, 3, spec.input.height, spec.input.width), np.float32)
+    postprocess = make_postprocessor(spec)
+    batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        return postprocess(engine.infer({spec.input.name: batch}), spec, transforms)
+        return postprocess(engine.infer({spec.input.name: batch}), transforms)
 
     return ModelUnderTest(many, spec.classes, len(batch))
 
@@ -91,7 +93,7 @@ def evaluate(
         predict: image (H, W, 3) uint8 BGR -> Detections in its pixels.
         dataset: images with boxes.
         classes: what the labels of `predict` mean; by default its attribute `classes`, else the data
-            set's. They are matched with the data set's by name (case, spaces, "_" and "-" aside).
+            set's. They are matched with the data set's by name (`match_classes`).
         limit: evaluate only this many images, evenly spread over the data set.
         iou: the overlap of the VOC figures.
         coco: also compute COCO's AP.
@@ -123,6 +125,7 @@ def evaluate(
         detections.append(_relabel(result, mapping))
     notes += coverage(dataset, indices, skipped)
     known = sorted(set(mapping[mapping >= 0].tolist()))
+    objects = sum(len(t.boxes) for t in truths)
     truths = [_only(t, known) for t in truths]
     found: CocoAP | None = None
     if coco:
@@ -148,7 +151,19 @@ def evaluate(
         best_score=best_score,
         best_f1=best_f1,
         notes=(*notes, *dataset.notes),
+        not_measured="" if any(c.objects for c in curves.values()) else _reason(truths, objects),
     )
+
+
+def _reason(truths: Sequence[Truth], objects: int) -> str:
+    """Why no object counts; truths: of the classes that are measured, objects: those of all classes."""
+    left = sum(len(t.boxes) for t in truths)
+    where = f"in {len(truths)} images"
+    if not objects:
+        return f"there is no object {where}"
+    if not left:
+        return f"none of {objects} objects {where} is of a class that the model knows"
+    return f"all {left} objects {where} are marked as ignored (difficult, or crowds)"
 
 
 def predictions(
@@ -204,13 +219,34 @@ def coverage(dataset: Dataset, indices: Sequence[int], skipped: Sequence[str]) -
 
 
 def match_classes(names: Sequence[str], dataset: Dataset) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The data set's label for each of the model's classes (-1: it has none), and what is missing where.
+    """The data set's label for each of the model's classes (-1: it has none), and what is to be said of it.
+
+    Names that are equal belong together. Of the others, those that differ only in case, spaces, "_" and "-",
+    where that is one name on either side; and a name of nothing but those is itself.
 
     Raises:
-        DataError: they have no class in common.
+        DataError: they have no class in common; or several names on one side differ only like that, so
+            that it cannot be said which is meant; or the model has two classes of one name of the data's.
     """
-    there = {_plain(name): k for k, name in enumerate(dataset.classes)}
-    mapping = np.asarray([there.get(_plain(name), -1) for name in names], np.int64)
+    exact = {name: k for k, name in enumerate(dataset.classes)}
+    mapping = np.asarray([exact.get(name, -1) for name in names], np.int64)
+    twice = [name for name, k in zip(names, mapping, strict=True) if k >= 0 and names.count(name) > 1]
+    if twice:
+        raise DataError(f"The model has {names.count(twice[0])} classes called {twice[0]!r}.")
+    taken = np.isin(np.arange(len(dataset.classes)), mapping)
+    mine, theirs = _by_plain_name(names, mapping >= 0), _by_plain_name(dataset.classes, taken)
+    notes = []
+    for plain in mine.keys() & theirs.keys():
+        here, there = mine[plain], theirs[plain]
+        if len(here) > 1 or len(there) > 1:
+            model = dict.fromkeys(repr(names[k]) for k in here)
+            data = [repr(dataset.classes[k]) for k in there]
+            raise DataError(
+                f"The model's {' and '.join(model)} and the data's {' and '.join(data)} differ only in case, "
+                "spaces, - or _: which belong together cannot be said.",
+                hint="Give them the same names in model and data.",
+            )
+        mapping[here[0]] = there[0]
     extra = [name for name, k in zip(names, mapping, strict=True) if k < 0]
     lacking = [name for k, name in enumerate(dataset.classes) if k not in mapping]
     if len(extra) == len(names):
@@ -219,12 +255,21 @@ def match_classes(names: Sequence[str], dataset: Dataset) -> tuple[npt.NDArray[n
             "have none in common.",
             hint="Evaluate on data of the classes that the model was trained for.",
         )
-    notes = []
     if lacking:
         notes.append(f"{len(lacking)} classes of the data are unknown to the model: {_some(lacking)}")
     if extra:
         notes.append(f"{len(extra)} classes of the model are not in the data: {_some(extra)}")
     return mapping, notes
+
+
+def _by_plain_name(names: Sequence[str], taken: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """The names that are not taken, by what is left without case, spaces, "_" and "-", if anything is."""
+    found: dict[str, list[int]] = {}
+    for k, name in enumerate(names):
+        plain = plain_name(name)
+        if plain and not taken[k]:
+            found.setdefault(plain, []).append(k)
+    return found
 
 
 def spread(length: int, limit: int | None) -> list[int]:
@@ -257,10 +302,6 @@ def _only(truth: Truth, labels: Sequence[int]) -> Truth:
     """The truth without the classes the model cannot know."""
     keep = np.isin(truth.labels, labels)
     return Truth(truth.path, truth.boxes[keep], truth.labels[keep], truth.ignore[keep], truth.size)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.casefold() if c not in " _-")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -39,9 +39,9 @@ def evaluate_semantic(
         predict: image (H, W, 3) uint8 BGR -> SegmentationMap of its size.
         dataset: images with class maps.
         classes: what the values of the maps mean; by default the attribute `classes` of `predict`, else
-            the data set's. They are matched with the data set's by name (case, spaces, "_" and "-" aside):
-            pixels of a class that the model does not know do not count, and what it predicts as a class
-            that the data does not have is wrong.
+            the data set's. They are matched with the data set's by name (`match_classes`): pixels of a
+            class that the model does not know do not count, and what it predicts as a class that the data
+            does not have is wrong.
         limit: evaluate only this many images, evenly spread over the data set.
         trimaps: radii in pixels; also measure the mean IoU within that of the truth's boundaries.
         progress: show a progress bar on stderr.
@@ -87,7 +87,7 @@ def evaluate_semantic(
         images=len(indices) - len(skipped),
         skipped=len(skipped),
         pixels=whole.pixels,
-        pixel_accuracy=whole.pixel_accuracy() or 0.0,
+        pixel_accuracy=whole.pixel_accuracy(),
         classes=tuple(
             ClassPixels(
                 name=dataset.classes[k],
@@ -100,7 +100,14 @@ def evaluate_semantic(
         ),
         trimaps=tuple(Trimap(radius, _mean(band.iou()), band.pixels) for radius, band in bands.items()),
         notes=(*notes, *coverage(dataset, indices, skipped), *dataset.notes),
+        not_measured="" if whole.pixels else _reason(len(indices) - len(skipped), dataset, known),
     )
+
+
+def _reason(images: int, dataset: Dataset, known: Sequence[int]) -> str:
+    """Why no pixel counts."""
+    names = ", ".join(dataset.classes[k] for k in known)
+    return f"no pixel of {images} images has a class that model and data share ({names})"
 
 
 def _table(classes: npt.NDArray[np.int64], known: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -112,10 +119,10 @@ def _table(classes: npt.NDArray[np.int64], known: Sequence[int]) -> npt.NDArray[
     return table
 
 
-def _mean(figures: npt.NDArray[np.float64]) -> float:
-    """The mean of those that are known; 0 without any."""
+def _mean(figures: npt.NDArray[np.float64]) -> float | None:
+    """The mean of those that are known; None without any."""
     known = figures[~np.isnan(figures)]
-    return float(known.mean()) if len(known) else 0.0
+    return float(known.mean()) if len(known) else None
 
 
 def _known(figure: float) -> float | None:

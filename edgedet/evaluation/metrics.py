@@ -1,4 +1,7 @@
-"""What an evaluation found, as a value: JSON for machines; the tables are in report.py."""
+"""What an evaluation found, as a value: JSON for machines; the tables are in report.py.
+
+Where there was nothing to measure a figure is None, never 0, and `not_measured` says why.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ class Metrics:
     data: its name; fingerprint: of its labels; images: how many were evaluated; skipped: how many could
     not be read; iou: the overlap of the VOC figures; classes: those that model and data share;
     coco_ap / coco_ap50 / coco_ap75: None where not computed; best_score: the score threshold at which F1
-    over all classes is highest, best_f1: that F1; notes: what a reader must know.
+    over all classes is highest, None where nothing is found; best_f1: that F1, None without objects;
+    notes: what a reader must know; not_measured: why there are no figures, empty where there are.
     """
 
     data: str
@@ -42,18 +46,19 @@ class Metrics:
     coco_ap: float | None = None
     coco_ap50: float | None = None
     coco_ap75: float | None = None
-    best_score: float = 0.0
-    best_f1: float = 0.0
+    best_score: float | None = None
+    best_f1: float | None = None
     notes: tuple[str, ...] = ()
+    not_measured: str = ""
 
     @property
-    def ap11(self) -> float:
-        """Mean 11-point AP over the classes that have objects, in [0, 1]."""
+    def ap11(self) -> float | None:
+        """Mean 11-point AP over the classes that have objects, in [0, 1]; None if no class has."""
         return _mean(c.ap11 for c in self.classes)
 
     @property
-    def ap_every(self) -> float:
-        """Mean every-point AP over the classes that have objects, in [0, 1]."""
+    def ap_every(self) -> float | None:
+        """Mean every-point AP over the classes that have objects, in [0, 1]; None if no class has."""
         return _mean(c.ap_every for c in self.classes)
 
     def to_json(self) -> str:
@@ -77,10 +82,13 @@ class ClassPixels:
 
 @dataclass(frozen=True)
 class Trimap:
-    """The mean IoU of the pixels at most `radius` from a boundary of the truth; pixels: how many."""
+    """The mean IoU of the pixels at most `radius` from a boundary of the truth; pixels: how many.
+
+    mean_iou: None without such pixels.
+    """
 
     radius: int
-    mean_iou: float
+    mean_iou: float | None
     pixels: int
 
 
@@ -89,8 +97,9 @@ class SegmentationMetrics:
     """Accuracy of a class per pixel on one data set, void left out.
 
     data, fingerprint, images, notes: as in `Metrics`; skipped: images that could not be read, or whose
-    masks could not be used; pixels: how many count; pixel_accuracy: the share of them that is right;
-    classes: those that model and data share; trimaps: by growing radius, if they were asked for.
+    masks could not be used; pixels: how many count; pixel_accuracy: the share of them that is right, None
+    without any; classes: those that model and data share; trimaps: by growing radius, if they were asked
+    for; not_measured: why there are no figures, empty where there are.
     """
 
     data: str
@@ -98,19 +107,20 @@ class SegmentationMetrics:
     images: int
     skipped: int
     pixels: int
-    pixel_accuracy: float
+    pixel_accuracy: float | None
     classes: tuple[ClassPixels, ...]
     trimaps: tuple[Trimap, ...] = ()
     notes: tuple[str, ...] = ()
+    not_measured: str = ""
 
     @property
-    def mean_iou(self) -> float:
-        """Mean IoU over the classes that are in truth or prediction, in [0, 1]."""
+    def mean_iou(self) -> float | None:
+        """Mean IoU over the classes that are in truth or prediction, in [0, 1]; None if none is."""
         return _mean(c.iou for c in self.classes)
 
     @property
-    def mean_dice(self) -> float:
-        """Mean Dice over the classes that are in truth or prediction, in [0, 1]."""
+    def mean_dice(self) -> float | None:
+        """Mean Dice over the classes that are in truth or prediction, in [0, 1]; None if none is."""
         return _mean(c.dice for c in self.classes)
 
     def to_json(self) -> str:
@@ -119,6 +129,6 @@ class SegmentationMetrics:
         return json.dumps({**means, **asdict(self)}, sort_keys=True)
 
 
-def _mean(values: Iterable[float | None]) -> float:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if known else None

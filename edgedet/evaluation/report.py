@@ -15,15 +15,17 @@ def summary_table(results: Mapping[str, Metrics]) -> Table:
     title = f"{first.data}: {first.images} images, VOC AP at IoU {first.iou:g}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("", overflow="fold")
-    for heading in ("11-point", "every-point", "COCO AP", "AP50", "AP75", "best F1 (score)"):
+    table.add_column("11-point", justify="right")  # may wrap: "not measured"
+    for heading in ("every-point", "COCO AP", "AP50", "AP75", "best F1 (score)"):
         table.add_column(heading, justify="right", no_wrap=True)
     if len(results) > 1:
         table.add_column("change", justify="right", no_wrap=True)
     for name, m in results.items():
-        row = [percent(v) for v in (m.ap11, m.ap_every, m.coco_ap, m.coco_ap50, m.coco_ap75)]
-        row.append(f"{percent(m.best_f1)} ({m.best_score:.2f})")
+        row = [headline(m.ap11)]
+        row += [percent(v) for v in (m.ap_every, m.coco_ap, m.coco_ap50, m.coco_ap75)]
+        row.append(percent(m.best_f1) + ("" if m.best_score is None else f" ({m.best_score:.2f})"))
         if len(results) > 1:
-            row.append("" if m is first else f"{100 * (m.ap11 - first.ap11):+.2f}")
+            row.append("" if m is first else change(m.ap11, first.ap11))
         table.add_row(name, *row)
     return table
 
@@ -56,15 +58,16 @@ def map_summary_table(results: Mapping[str, SegmentationMetrics]) -> Table:
     )
     table.add_column("", overflow="fold")
     bands = [f"IoU within {t.radius} px" for t in first.trimaps]
-    for heading in ("mean IoU", "mean Dice", "pixel accuracy", *bands):
+    table.add_column("mean IoU", justify="right")  # may wrap: "not measured"
+    for heading in ("mean Dice", "pixel accuracy", *bands):
         table.add_column(heading, justify="right", no_wrap=True)
     if len(results) > 1:
         table.add_column("change", justify="right", no_wrap=True)
     for name, m in results.items():
-        row = [percent(v) for v in (m.mean_iou, m.mean_dice, m.pixel_accuracy)]
+        row = [headline(m.mean_iou), percent(m.mean_dice), percent(m.pixel_accuracy)]
         row += [percent(t.mean_iou) for t in m.trimaps]
         if len(results) > 1:
-            row.append("" if m is first else f"{100 * (m.mean_iou - first.mean_iou):+.2f}")
+            row.append("" if m is first else change(m.mean_iou, first.mean_iou))
         table.add_row(name, *row)
     return table
 
@@ -81,7 +84,7 @@ def map_class_table(results: Mapping[str, SegmentationMetrics]) -> Table:
     for label in dict.fromkeys(c.name for m in results.values() for c in m.classes):
         figures = [_iou_dice(c.get(label)) for c in found.values()]
         known = next(classes[label] for classes in found.values() if label in classes)
-        table.add_row(label, f"{percent(known.truth / max(1, first.pixels))} %", *figures)
+        table.add_row(label, f"{percent(known.truth / first.pixels if first.pixels else None)} %", *figures)
     means = (f"[bold]{percent(m.mean_iou)} / {percent(m.mean_dice)}" for m in results.values())
     table.add_row("[bold]mean", "", *means)
     return table
@@ -94,3 +97,13 @@ def _iou_dice(figures: ClassPixels | None) -> str:
 def percent(value: float | None) -> str:
     """0.5612 -> "56.12"; what is not known, "--"."""
     return "--" if value is None else f"{100 * value:.2f}"
+
+
+def headline(value: float | None) -> str:
+    """As `percent`; what is not known, "not measured"."""
+    return "not measured" if value is None else percent(value)
+
+
+def change(value: float | None, first: float | None) -> str:
+    """The difference in percent, "-1.25"; "--" where either is not known."""
+    return "--" if value is None or first is None else f"{100 * (value - first):+.2f}"

@@ -1,24 +1,51 @@
-"""Batches in an order that depends on seed and epoch alone, so that a killed run goes on where it was."""
+"""Batches in an order that depends on seed and epoch alone, so that a killed run goes on where it was.
+
+Batches come from the loader processes through pipes, as numpy arrays. torch's own way, shared memory, needs
+as much of /dev/shm as the batches on their way (a container has 64 MiB by default), and where there is not,
+the batch is lost in the loader's background thread and the training waits for ever. A pipe costs no more.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+import multiprocessing
+import multiprocessing.process
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from edgedet.contract.errors import EmptyDataset, ImageError, MaskError
+from edgedet.contract.errors import (
+    DataError,
+    EdgedetError,
+    EmptyDataset,
+    ImageError,
+    MaskError,
+    TrainingError,
+)
 from edgedet.contract.targets import Targets
 from edgedet.data import Dataset as Source
 from edgedet.data.augment import apply
 from edgedet.data.sample import Problem, Sample
+from edgedet.training.signals import leave_signals_to_the_parent
+
+STALLED_S = 120.0
+"""No batch for so long: the loader processes are taken for stuck."""
 
 Batch = tuple[Tensor, list[Targets], list[Problem]]
 """images (N, 3, H, W) uint8 RGB, targets, and the problems of samples that had to be replaced."""
+
+Packed: TypeAlias = tuple[npt.NDArray[np.uint8], list[Targets], list[Problem]] | EdgedetError
+"""A batch in numpy arrays, or why there is none."""
+
+Item: TypeAlias = tuple[Tensor, Targets, list[Problem]]
 
 
 class Samples(Dataset[Any]):
@@ -30,7 +57,16 @@ class Samples(Dataset[Any]):
     def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Targets, list[Problem]]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Item] | EdgedetError:
+        """The samples of one batch, or the error: raised in a loader process, it would become a traceback."""
+        try:
+            return [self[key] for key in keys]
+        except EmptyDataset as e:
+            return e
+        except EdgedetError as e:  # of whatever arguments: a plain one survives the way between processes
+            return DataError(e.message, hint=e.hint)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
         known = len(self.source.problems)
         sample = self._readable(index)
@@ -77,19 +113,76 @@ def mixed(*numbers: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def collate(items: list[tuple[Tensor, Targets, list[Problem]]]) -> Batch:
+class Loader:
+    """The batches of the order's epoch, from `workers` processes that live as long as the run (0: this one).
+
+    Raises:
+        TrainingError: the processes cannot be started. EmptyDataset: no sample can be used.
+        RuntimeError: a process died, or gives nothing for `STALLED_S`; `failures.named` has a name for it.
+    """
+
+    def __init__(self, samples: Samples, order: Order, workers: int) -> None:
+        self.workers = workers
+        self._processes: set[multiprocessing.process.BaseProcess] = set()
+        self._batches: DataLoader[Packed] = DataLoader(
+            samples,
+            batch_sampler=order,
+            num_workers=workers,
+            collate_fn=pack,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+            timeout=STALLED_S if workers else 0,
+            worker_init_fn=_start if workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            # as many as torch will make; without room for them its own, half made, would complain later too
+            needed = 3 * self.workers + 8 if self.workers else 0
+            semaphores = [multiprocessing.Lock() for _ in range(needed)]
+            semaphores.clear()
+            before = set(multiprocessing.active_children())
+            batches = iter(self._batches)
+            self._processes |= set(multiprocessing.active_children()) - before
+        except OSError as e:
+            raise TrainingError(
+                f"Cannot start {self.workers} processes that load images: {e}.",
+                hint="Semaphores need a /dev/shm that is writable and not full (docker: --shm-size 1g), "
+                "processes the user's limit (ulimit -u); or load in the training process: --workers 0.",
+            ) from e
+        for packed in batches:
+            if isinstance(packed, EdgedetError):
+                raise packed
+            images, targets, problems = packed
+            yield torch.from_numpy(images), [converted(t, torch.from_numpy) for t in targets], problems
+
+    def close(self) -> None:
+        """End the processes, also one that answers nothing: Python would wait for it at its end."""
+        ours = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+        # torch's handler would raise for each process that ends now
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if ours else None
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes.clear()
+        if ours:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def pack(items: list[Item] | EdgedetError) -> Packed:
     """Stack the images; targets stay a list, one per image."""
+    if isinstance(items, EdgedetError):
+        return items
     images, targets, problems = zip(*items, strict=True)
-    return torch.stack(images), list(targets), [p for found in problems for p in found]
+    arrays = [converted(t, Tensor.numpy) for t in targets]
+    return torch.stack(images).numpy(), arrays, [p for found in problems for p in found]
 
 
-def loader(samples: Samples, order: Order, workers: int) -> DataLoader[Batch]:
-    """A loader whose workers live as long as the run."""
-    return DataLoader(
-        samples,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-    )
+def converted(targets: Targets, convert: Callable[[Any], Any]) -> Targets:
+    """The targets with each array converted."""
+    boxes, labels, ignore = (convert(a) for a in (targets.boxes, targets.labels, targets.ignore))
+    return Targets(boxes, labels, ignore, None if targets.class_map is None else convert(targets.class_map))
+
+
+def _start(worker: int) -> None:
+    leave_signals_to_the_parent()

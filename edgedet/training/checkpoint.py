@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgedet.contract.errors import EdgedetError, SpecError, WeightsError
-from edgedet.contract.files import atomic_path
+from edgedet.contract.files import write_atomic
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
 from edgedet.contract.tensor_file import read_tensor_file
 from edgedet.contract.text import parse_json
@@ -43,8 +43,17 @@ def save_model(
         for k, v in state.items()
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all, with the mode that the user's umask says.
+
+    Raises:
+        OutputError: it cannot be written (safetensors' own writer has no error for a full disk, and makes
+            files that nobody else may read).
+    """
+    write_atomic(path, save(dict(tensors), metadata=dict(metadata)))
 
 
 def load_model(path: Path) -> tuple[Model, ModelSpec]:

@@ -15,26 +15,30 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedet.contract.errors import DataError, TrainingError
+from edgedet.contract.errors import DataError, EmptyDataset, TrainingError
+from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
 from edgedet.evaluation import Metrics, SegmentationMetrics
+from edgedet.evaluation.evaluate import Image
 from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
-from edgedet.training.batches import Batch, Order, Samples, loader, mixed
+from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
+from edgedet.training.failures import named
 from edgedet.training.processes import Processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
-from edgedet.training.state import Progress, load_into, save_state
+from edgedet.training.signals import Stopped, StopRequest
+from edgedet.training.state import Progress, check_finite, load_into, save_state
 from edgedet.training.tasks import TRAINING
 
 
@@ -50,6 +54,11 @@ class Trainer:
         seed: of everything random. workers: processes that load and augment.
         state_every: optimiser steps between state files (an epoch's end always writes one).
         eval_every: epochs between validations. eval_limit: images of `val` per validation (None = all).
+        stop: asked after each step whether a signal wants the run to end.
+
+    Raises:
+        DataError: data of another task. EmptyDataset: nothing to learn from. TrainingError: a batch that
+            is larger than the data, or smaller than the number of processes. Nothing is written yet.
     """
 
     model: Model
@@ -66,6 +75,7 @@ class Trainer:
     eval_every: int = 1
     eval_limit: int | None = None
     progress: Progress = field(default_factory=Progress)
+    stop: StopRequest = field(default_factory=StopRequest)
 
     def __post_init__(self) -> None:
         device = self.processes.device
@@ -82,6 +92,12 @@ class Trainer:
                     f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
                     hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
                 )
+        if not self.train.semantic and objects(self.train) == 0:
+            found = f" ({self.train.problems.summary()})" if len(self.train.problems) else ""
+            raise EmptyDataset(
+                f"{self.train.name} has {len(self.train)} images and no object to learn from{found}.",
+                hint="Check the labels' folder and format; edgedet reads them as voc:, coco: or yolo: says.",
+            )
         red, green, blue = (round(255 * m) for m in self.spec.input.mean)
         transform = self.task.transform(self.spec.input.size, self.recipe, (red, green, blue))
         self.order = Order(
@@ -97,7 +113,12 @@ class Trainer:
                 f"fewer than one batch of {self.recipe.batch}.",
                 hint="Use a smaller --batch.",
             )
-        self.batches = loader(Samples(self.train, transform, self.seed), self.order, self.workers)
+        if self.recipe.batch < self.processes.world:
+            raise TrainingError(
+                f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
+                hint="Use a larger --batch, or fewer processes.",
+            )
+        self.batches = Loader(Samples(self.train, transform, self.seed), self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
 
     def resume(self) -> None:
@@ -106,27 +127,50 @@ class Trainer:
         self.folder.truncate(self.progress.step, self.progress.epoch)
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Train to the end; yields an event (a JSON-like dictionary) per step and per validation."""
-        wrapped = self._distributed()
-        while self.progress.epoch < self.recipe.epochs and not self.progress.finished:
-            yield from self._epoch(wrapped)
-            self.progress.epoch += 1
-            self.progress.batch = 0
-            last = self.progress.epoch == self.recipe.epochs
-            if self.val is not None and (last or self.progress.epoch % self.eval_every == 0):
-                yield self._validate()
-            elif self.val is None:
-                self._save_best(None)
-            self.progress.finished = last or self._stalled()
-            self._save_state()
-        self.processes.barrier()
+        """Train to the end; yields an event (a JSON-like dictionary) per step and per validation.
+
+        Raises:
+            Stopped: a signal asked for it; the state was saved, if a step was made.
+            TrainingError: the loss is no longer finite, a process died, memory ran out.
+            OutputError: a file cannot be written. Files that were there stay as they were.
+        """
+        with named(self.processes.world), self.stop.deferred():
+            wrapped = self._distributed()
+            try:
+                while self.progress.epoch < self.recipe.epochs and not self.progress.finished:
+                    yield from self._epoch(wrapped)
+                    yield from self._end_epoch()
+            except Stopped:
+                if self.progress.step:
+                    self._save_state()
+                raise
+            finally:
+                self.batches.close()
+            self.processes.barrier()
+
+    def _end_epoch(self) -> Iterator[dict[str, Any]]:
+        """Validate, save, and only then count the epoch: a run stopped before does it again."""
+        done = self.progress.epoch + 1
+        last = done == self.recipe.epochs
+        event = None
+        if self.val is None:
+            self._save_best(None)
+        elif last or done % self.eval_every == 0:
+            event = self._validate()
+        self.progress.finished = last or self._stalled()
+        self.progress.epoch, self.progress.batch = done, 0
+        self._save_state()
+        if event is not None:
+            yield event
 
     def _epoch(self, wrapped: nn.Module) -> Iterator[dict[str, Any]]:
         self.order.epoch, self.order.start = self.progress.epoch, self.progress.batch
         self.model.train()
         self.model.refine(self.recipe.refine if self.progress.epoch >= self.recipe.refine_from else 0.0)
         started = time.monotonic()
-        for batch in self.batches:
+        batches = iter(self.batches)
+        while (batch := self._next(batches)) is not None:
+            known = len(self.train.problems)
             event = self._step(wrapped, batch)
             self.progress.batch += 1
             self.progress.step += 1
@@ -137,8 +181,25 @@ class Trainer:
                 self.folder.log_step(event)
             if self.progress.step % self.state_every == 0:
                 self._save_state()
-            yield event
+            self._agree()
+            yield event | {"problems": self.train.problems.items[known:]}
         self.order.start = 0
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        # several processes end together, after a step
+        with self.stop.interrupting(self.processes.world == 1):
+            return next(batches, None)
+
+    def _agree(self, done: bool = False) -> bool:
+        """Tell the other processes of a signal, or that the main one is done; whether it is.
+
+        Raises:
+            Stopped: a signal asked one of them to end. All end here, after the same step.
+        """
+        signal, main_is_done = self.processes.greatest(self.stop.signal or 0, float(done))
+        if signal:
+            raise Stopped(int(signal))
+        return bool(main_is_done)
 
     def _step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
         images, targets, problems = batch
@@ -159,11 +220,16 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         values = torch.stack([*terms.values(), loss, norm]).detach().tolist()
-        if not math.isfinite(values[-2]):
-            raise TrainingError(
-                f"The loss became {values[-2]} at step {step} (epoch {self.progress.epoch}).",
-                hint="Lower --lr, or run with --amp off. The last state file is from before.",
-            )
+        # with float16 the scaler skips steps whose gradients are too large for it
+        for what, value in (
+            ("loss", values[-2]),
+            ("gradient", 0.0 if self.scaler.is_enabled() else values[-1]),
+        ):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"The {what} became {value} at step {step} (epoch {self.progress.epoch}).",
+                    hint="Lower --lr, or run with --amp off. What was saved is from before.",
+                )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         update_average(self.average, self.model, self.recipe.ema, step)
@@ -174,32 +240,62 @@ class Trainer:
         )
 
     def _validate(self) -> dict[str, Any]:
-        """The score of the averaged weights, on the main process; every process learns the result."""
-        assert self.val is not None
-        metrics: Metrics | SegmentationMetrics | None = None
-        if self.processes.main:
-            predict = torch_under_test(self.average, self.spec, device=self.processes.device)
-            metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
-        score = self.processes.broadcast(self.task.value(metrics) if metrics else 0.0)
-        if score > self.progress.best:
-            self.progress.best, self.progress.best_epoch = score, self.progress.epoch - 1
+        """The score of the averaged weights, on the main process; every process learns the result.
+
+        A validation with nothing to measure has the score None. While there was no other, the weights kept
+        as the best are the last ones.
+        """
+        metrics, reason = self._measure()
+        score = self.processes.broadcast(self.task.value(metrics) if metrics is not None else None)
+        best, epoch = self.progress.best, self.progress.epoch
+        if score is not None and (best is None or score > best):
             self._save_best(metrics)
-        event = {"validation": self.progress.epoch - 1, "score": score, "best": self.progress.best}
+            self.progress.best, self.progress.best_epoch = score, epoch
+        elif score is None and best is None:
+            self._save_best(None)
+        event: dict[str, Any] = {"validation": epoch, "score": score, "best": self.progress.best}
+        if score is None:
+            event["reason"] = reason
         if self.processes.main:
-            self.folder.log_epoch(event | ({"metrics": json.loads(metrics.to_json())} if metrics else {}))
+            found = {} if metrics is None else {"metrics": json.loads(metrics.to_json())}
+            self.folder.log_epoch(event | found)
         return event
 
+    def _measure(self) -> tuple[Metrics | SegmentationMetrics | None, str]:
+        """On the main process: what was found (None: nothing), and why there may be no score."""
+        assert self.val is not None
+        if not self.processes.main:
+            while not self._agree():
+                pass
+            return None, ""
+        model = torch_under_test(self.average, self.spec, device=self.processes.device)
+
+        def many(images: Sequence[Image]) -> Sequence[Result]:
+            self._agree()  # the others wait: they learn that this process is alive, or that it was stopped
+            return model.many(images)
+
+        reason = f"{self.val.name} has no object of the model's classes in the images that were looked at"
+        metrics: Metrics | SegmentationMetrics | None = None
+        try:
+            predict = replace(model, many=many)
+            metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
+        except EmptyDataset as e:
+            reason = e.message
+        self._agree(done=True)
+        return metrics, reason
+
     def _stalled(self) -> bool:
-        since = self.progress.epoch - 1 - self.progress.best_epoch
-        return self.recipe.patience > 0 and since >= self.recipe.patience * self.eval_every
+        if self.recipe.patience == 0 or self.progress.best_epoch is None:
+            return False
+        return self.progress.epoch - self.progress.best_epoch >= self.recipe.patience * self.eval_every
 
     def _save_best(self, metrics: Metrics | SegmentationMetrics | None) -> None:
         if not self.processes.main:
             return
-        spec = self.spec
-        if metrics is not None and self.val is not None and self.eval_limit is None:
-            key = f"{self.task.metric}@{self.val.name}"
-            spec = spec.with_(metrics={key: round(self.task.value(metrics), 6)})
+        check_finite(self.average, "best.safetensors")
+        spec, score = self.spec, None if metrics is None else self.task.value(metrics)
+        if score is not None and self.val is not None and self.eval_limit is None:
+            spec = spec.with_(metrics={f"{self.task.metric}@{self.val.name}": round(score, 6)})
         save_model(self.folder.best, self.average.state_dict(), spec, self.recipe.model)
 
     def _save_state(self) -> None:
@@ -208,6 +304,12 @@ class Trainer:
             save_state(
                 self.folder.state, self.progress, self.model, self.average, self.optimizer, self.scaler
             )
+
+    def file_bytes(self) -> int:
+        """What the folder needs on disk: state and weights, each beside the one it replaces."""
+        weights: int = sum(t.nbytes for t in self.model.state_dict().values())
+        moments: int = sum(2 * p.nbytes for p in self.model.parameters() if p.requires_grad)
+        return 2 * (3 * weights + moments)
 
     def _distributed(self) -> nn.Module:
         if self.processes.world == 1:
@@ -227,6 +329,11 @@ class Normalise:
         """See the class."""
         x = images.to(self.device, non_blocking=True).float()
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+
+def objects(data: Dataset) -> int:
+    """Boxes that can be learned from."""
+    return sum(int((~t.ignore).sum()) for t in data.truths)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

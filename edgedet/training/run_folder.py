@@ -6,16 +6,21 @@ best.safetensors    the averaged weights of the best validation, with their spec
 steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
+.lock               locked while a training is at work here
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from edgedet.contract.errors import TrainingError
+from edgedet.contract.errors import EdgedetError, OutputError, TrainingError
 from edgedet.contract.files import output_error, write_atomic
+from edgedet.training.board import Board
 
 
 class RunFolder:
@@ -28,80 +33,166 @@ class RunFolder:
         self._settings = path / "run.json"
         self._steps, self._epochs = path / "steps.jsonl", path / "epochs.jsonl"
         self._pending: list[str] = []
-        self._board: Any = None
+        self._board: Board | None = None
+        self._lock: IO[str] | None = None
 
     def prepare(self, settings: dict[str, Any], repeatable: dict[str, Any]) -> bool:
         """Start the folder, or find that it holds this very run unfinished. True if there is a state.
 
+        A run that left neither a state nor weights does not hold the folder: it is started anew.
+
         Args:
             settings: all of run.json. repeatable: the part that must be equal for a run to go on.
+
+        Raises:
+            TrainingError: another training is at work here, or the folder holds another run.
+            OutputError: the folder cannot be made or written.
         """
-        known = {"settings": repeatable} | settings
-        if self._settings.exists():
-            before = json.loads(self._settings.read_text()).get("settings", {})
-            differing = sorted(
-                k for k in before.keys() | repeatable.keys() if before.get(k) != repeatable.get(k)
+        self._take()
+        try:
+            return self._prepare(settings, repeatable)
+        except EdgedetError:
+            self.close()
+            raise
+
+    def _prepare(self, settings: dict[str, Any], repeatable: dict[str, Any]) -> bool:
+        self._remove_partial_files()
+        differing = self._differing(repeatable)
+        if differing and (self.state.exists() or self.best.exists()):
+            raise TrainingError(
+                f"{self.path} holds {differing}.",
+                hint="Use another folder with -o, or the same settings to go on.",
             )
-            if differing:
-                k = differing[0]
-                raise TrainingError(
-                    f"{self.path} holds a run with other settings: {k} was {before.get(k)!r}, "
-                    f"is now {repeatable.get(k)!r}.",
-                    hint="Use another folder with -o, or the same settings to go on.",
-                )
-            return self.state.exists()
+        if self.state.exists():
+            return True
+        self.truncate(0, 0)
+        known = {"settings": repeatable} | settings
         write_atomic(self._settings, json.dumps(known, indent=2, sort_keys=True) + "\n")
         return False
 
-    def open_board(self) -> None:
-        """Start writing for TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter
+    def _differing(self, repeatable: dict[str, Any]) -> str:
+        """What the folder holds that is not this run; empty if nothing."""
+        if not self._settings.exists():
+            return "weights or a state, but no run.json that says of which run"
+        try:
+            before = json.loads(self._settings.read_text(encoding="utf-8"))["settings"]
+            # a setting that an earlier edgedet did not write down was what it is by default
+            known, now = flat(before), flat({k: v for k, v in repeatable.items() if k in before})
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
+            return f"a run.json that cannot be read ({type(e).__name__}: {e})"
+        differing = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
+        changes = [f"{k} was {known.get(k)!r}, is now {now.get(k)!r}" for k in differing]
+        more = f"; and {len(changes) - 4} more" if len(changes) > 4 else ""
+        return f"a run with other settings: {'; '.join(changes[:4])}{more}" if changes else ""
 
-        self._board = SummaryWriter(str(self.path))
+    def _take(self) -> None:
+        """Lock the folder for this process, until it ends or `close`."""
+        path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a")
+        except OSError as e:
+            raise output_error(path, e) from e
+        try:
+            if sys.platform != "win32":
+                import fcntl
+
+                # a lock of the process: the loaders that it forks do not keep it when it is killed
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            lock.close()
+            raise TrainingError(
+                f"Another training is at work in {self.path}.",
+                hint="Wait for it, end it, or use another folder with -o.",
+            ) from e
+        except OSError:  # a file system without locks
+            pass
+        self._lock = lock
+
+    def _remove_partial_files(self) -> None:
+        """What kills left behind; nobody else writes here now."""
+        for path in (self.state, self.best, self._settings, self._steps, self._epochs):
+            for partial in self.path.glob(f".{path.stem}.*partial*"):
+                partial.unlink(missing_ok=True)
+
+    def check_space(self, needed: int) -> None:
+        """OutputError if the disk has no room for files of `needed` bytes in place of those that are here."""
+        there = sum(p.stat().st_size for p in (self.state, self.best) if p.exists())
+        free = shutil.disk_usage(self.path).free
+        if free + there < needed:
+            raise OutputError(
+                f"{self.path} has {free / 2**20:.0f} MiB free, the files of this run need "
+                f"{(needed - there) / 2**20:.0f} MiB.",
+                hint="Free some space, or use another folder with -o.",
+            )
+
+    def open_board(self, step: int) -> None:
+        """Start writing for TensorBoard, from this step on."""
+        self._board = Board(self.path, step)
 
     def log_step(self, event: dict[str, Any]) -> None:
         """Note one optimiser step."""
         self._pending.append(json.dumps(event))
         if self._board is not None and event["step"] % 10 == 0:
-            for name, value in event.items():
-                if name not in ("step", "epoch"):
-                    self._board.add_scalar(f"train/{name}", value, event["step"])
+            values = {f"train/{k}": v for k, v in event.items() if k not in ("step", "epoch")}
+            self._board.add(event["step"], values)
 
     def log_epoch(self, event: dict[str, Any]) -> None:
         """Note one validation."""
         self._append(self._epochs, [json.dumps(event)])
-        if self._board is not None:
-            self._board.add_scalar("validation/score", event["score"], event["validation"])
+        if self._board is not None and event["score"] is not None:
+            self._board.add(event["validation"], {"validation/score": event["score"]})
 
     def flush(self) -> None:
         """Write the noted steps; called just before a state file."""
         self._append(self._steps, self._pending)
         self._pending.clear()
+        if self._board is not None:
+            self._board.flush()
 
     def truncate(self, step: int, epoch: int) -> None:
         """Drop what was logged after the state file: those steps will be taken again."""
         for path, key, end in ((self._steps, "step", step), (self._epochs, "validation", epoch)):
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if _number(line, key) < end]
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                kept = [line for line in lines if _number(line, key) < end]
                 write_atomic(path, "".join(f"{line}\n" for line in kept))
 
     def close(self) -> None:
-        """Write what is pending."""
-        self.flush()
-        if self._board is not None:
-            self._board.close()
+        """Write what is pending, and let others have the folder."""
+        try:
+            self.flush()
+            if self._board is not None:
+                self._board.close()
+        finally:
+            self._board = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     def _append(self, path: Path, lines: list[str]) -> None:
+        if not lines:
+            return
         try:
-            with path.open("a") as f:
+            with path.open("a", encoding="utf-8") as f:
                 f.writelines(f"{line}\n" for line in lines)
+                f.flush()
+                os.fsync(f.fileno())  # the state file that follows is on disk too
         except OSError as e:
             raise output_error(path, e) from e
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"epochs": 2}} -> {"recipe.epochs": 2}."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _number(line: str, key: str) -> float:
     """The line's number; infinity for a line that a kill cut short."""
     try:
         return float(json.loads(line)[key])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return float("inf")

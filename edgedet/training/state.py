@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgedet.contract.files import atomic_path
-from edgedet.training.checkpoint import load_state, read
+from edgedet.contract.errors import TrainingError, WeightsError
+from edgedet.training.checkpoint import load_state, read, write_tensors
 
 
 @dataclass
 class Progress:
-    """Where a run stands. `batch` batches of epoch `epoch` are done, `step` optimiser steps in all."""
+    """Where a run stands. `batch` batches of epoch `epoch` are done, `step` optimiser steps in all.
+
+    best: the highest score of a validation, of epoch `best_epoch`; None while nothing was measured.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
+    best: float | None = None
+    best_epoch: int | None = None
     finished: bool = False
 
 
@@ -34,7 +38,12 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:
-    """Write model, averaged model, optimiser moments and progress, atomically."""
+    """Write model, averaged model, optimiser moments and progress, atomically.
+
+    Raises:
+        TrainingError: a value is not finite; OutputError: it cannot be written. The file stays as it was.
+    """
+    check_finite(model, "state.safetensors")
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -42,8 +51,17 @@ def save_state(
     # float tensors of a channels_last model are not contiguous in the order safetensors stores
     whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     metadata = {"progress": json.dumps(asdict(progress)), "scaler": json.dumps(scaler.state_dict())}
-    with atomic_path(path) as temporary:
-        save_file(whole, temporary, metadata=metadata)
+    write_tensors(path, whole, metadata)
+
+
+def check_finite(model: nn.Module, file: str) -> None:
+    """TrainingError if a weight or a statistic of the model is not a finite number."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"{name} is no longer finite: {file} is left as it was.",
+                hint="Lower --lr, or run with --amp off.",
+            )
 
 
 def load_into(
@@ -53,18 +71,58 @@ def load_into(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> Progress:
-    """The inverse of `save_state`; WeightsError if the file is not whole or of another model."""
+    """The inverse of `save_state`; WeightsError if the file is not whole or of another model or run."""
     tensors, metadata = read(path)
     load_state(model, _under(tensors, "model."), path)
     load_state(average, _under(tensors, "average."), path)
+    try:
+        progress = _progress(json.loads(metadata["progress"]))
+        optimizer.load_state_dict(
+            {
+                "state": _slots(_under(tensors, "optimizer."), optimizer),
+                "param_groups": optimizer.state_dict()["param_groups"],
+            }
+        )
+        if scaler.is_enabled():
+            scaler.load_state_dict(json.loads(metadata["scaler"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
+        raise WeightsError(
+            f"{path} is not a state to go on from: {type(e).__name__}: {e}.",
+            hint="Start over in another folder with -o (--weights takes the best.safetensors of this one).",
+        ) from e
+    return progress
+
+
+def _progress(fields: dict[str, Any]) -> Progress:
+    """ValueError or TypeError unless these are the fields of a run that can be."""
+    if fields.get("best") == -1.0:  # how earlier versions said "none"
+        fields = fields | {"best": None, "best_epoch": None}
+    found = Progress(**fields)
+    counts = (found.epoch, found.batch, found.step)
+    if not all(type(n) is int and n >= 0 for n in counts) or type(found.finished) is not bool:
+        raise ValueError(f"epoch, batch, step, finished are {(*counts, found.finished)}")
+    if not isinstance(found.best, (float, int, NoneType)) or not isinstance(
+        found.best_epoch, (int, NoneType)
+    ):
+        raise ValueError(f"best is {found.best!r} in epoch {found.best_epoch!r}")
+    return found
+
+
+def _slots(tensors: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """{parameter: {moment: tensor}}; ValueError unless each is as large as its parameter, or one number."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in _under(tensors, "optimizer.").items():
+    for key, value in tensors.items():
         index, _, name = key.partition(".")
+        if int(index) not in range(len(parameters)):
+            raise ValueError(f"the optimiser has {len(parameters)} parameters, not {index}")
+        expected = torch.Size() if name == "step" else parameters[int(index)].shape
+        if value.shape != expected:
+            raise ValueError(f"{key} is {tuple(value.shape)}, expected {tuple(expected)}")
         slots.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    if scaler.is_enabled():
-        scaler.load_state_dict(json.loads(metadata["scaler"]))
-    return Progress(**json.loads(metadata["progress"]))
+    if any(found.keys() != {"step", "exp_avg", "exp_avg_sq"} for found in slots.values()):
+        raise ValueError("moments of the optimiser are missing")
+    return slots
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,26 +19,26 @@ class Training:
 
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
     transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=,
-    progress=) -> metrics; value: metrics -> the score, in [0, 1]; semantic: trained on class maps, not on
-    boxes.
+    progress=) -> metrics; value: metrics -> the score, in [0, 1], None if there was nothing to measure;
+    semantic: trained on class maps, not on boxes.
     """
 
     score: str
     metric: str
     transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int]], v2.Compose]
     evaluate: Callable[..., Metrics | SegmentationMetrics]
-    value: Callable[[Metrics | SegmentationMetrics], float]
+    value: Callable[[Metrics | SegmentationMetrics], float | None]
     semantic: bool = False
 
 
-def _ap11(metrics: Metrics | SegmentationMetrics) -> float:
+def _ap11(metrics: Metrics | SegmentationMetrics) -> float | None:
     assert isinstance(metrics, Metrics)
-    return metrics.ap11
+    return metrics.ap11 if any(c.objects for c in metrics.classes) else None
 
 
-def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float:
+def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float | None:
     assert isinstance(metrics, SegmentationMetrics)
-    return metrics.mean_iou
+    return metrics.mean_iou if metrics.pixels else None
 
 
 def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:

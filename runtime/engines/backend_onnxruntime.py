@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,15 @@ import numpy as np
 
 from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
-from edgedet.runtime.engines.engine import Array, check_graph, checked_batch, checked_inputs, concrete
+from edgedet.runtime.engines.engine import (
+    Array,
+    check_graph,
+    checked_batch,
+    checked_inputs,
+    concrete,
+    inputs_of,
+    late,
+)
 from edgedet.runtime.engines.onnx_metadata import engine_argument, has_half_scales
 from edgedet.runtime.hardware import cores
 
@@ -73,7 +82,7 @@ class OnnxRuntimeEngine:
             )
         except Exception as e:  # its errors share no base class of their own
             raise EngineError(f"ONNX Runtime cannot open {path}: {_first_line(e)}.") from e
-        check_graph(spec, _shapes(self._session.get_inputs()), _shapes(self._session.get_outputs()), path)
+        check_graph(spec, _tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()), path)
         self._workers = ThreadPoolExecutor(streams, thread_name_prefix="edgedet-onnxruntime")
 
     @property
@@ -121,9 +130,10 @@ class OnnxRuntimeRequest:
         self._future: Future[float] | None = None
         self._binding = engine.session.io_binding()
         spec = engine.spec
-        array = np.zeros(concrete(spec.input.shape, batch), np.float32)
-        self.inputs: dict[str, Array] = {spec.input.name: array}
-        self._binding.bind_input(spec.input.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self.inputs: dict[str, Array] = {}
+        for name, (shape, dtype) in inputs_of(spec).items():
+            array = self.inputs[name] = np.zeros(concrete(shape, batch), dtype)
+            self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self.outputs: dict[str, Array] = {}
         for o in spec.outputs:
             array = self.outputs[o.name] = np.zeros(concrete(o.shape, batch), o.dtype)
@@ -138,19 +148,31 @@ class OnnxRuntimeRequest:
         self._engine.session.run_with_iobinding(self._binding)
         return time.perf_counter() - started
 
-    def wait(self) -> float:
+    def wait(self, timeout: float | None = None) -> float:
         """See Request."""
         assert self._future is not None, "wait without start"
         try:
-            return self._future.result()
+            return self._future.result(timeout)
+        except FutureTimeout:
+            assert timeout is not None
+            raise late(self._engine.name, timeout) from None
         except EngineError:
             raise
         except Exception as e:
             raise EngineError(f"{self._engine.name} failed: {_first_line(e)}.") from e
 
 
-def _shapes(values: Any) -> dict[str, tuple[int | None, ...]]:
-    return {v.name: tuple(d if isinstance(d, int) else None for d in v.shape) for v in values}
+def _tensors(values: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    return {
+        v.name: (tuple(d if isinstance(d, int) else None for d in v.shape), _DTYPES.get(v.type, v.type))
+        for v in values
+    }
+
+
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"} | {
+    f"tensor({name})": name for name in ("uint8", "int8", "int32", "int64", "bool")
+}
+"""ONNX Runtime's names of types and numpy's."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -22,7 +23,15 @@ import numpy as np
 
 from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
-from edgedet.runtime.engines.engine import Array, check_graph, checked_batch, checked_inputs, concrete
+from edgedet.runtime.engines.engine import (
+    Array,
+    check_graph,
+    checked_batch,
+    checked_inputs,
+    concrete,
+    inputs_of,
+    late,
+)
 from edgedet.runtime.engines.onnx_metadata import engine_argument
 
 # Importing openvino would start a process that reports the import, with an id kept under HOME, to an
@@ -87,13 +96,15 @@ class OpenVinoEngine:
         try:
             model = engine_argument(path)
             self._model: Any = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else model)
-            inputs, outputs = _shapes(self._model.inputs), _shapes(self._model.outputs)
+            inputs, outputs = _tensors(self._model.inputs), _tensors(self._model.outputs)
         except Exception as e:  # RuntimeError; UnicodeDecodeError where its message quotes the file
             raise EngineError(f"OpenVINO cannot read {path}: {_last_line(e)}.") from e
         check_graph(spec, inputs, outputs, path)
         self._compiled: dict[int, Any] = {}
         self._direct: dict[int, Any] = {}
         self._ends: deque[float] = deque(maxlen=streams)
+        self._ends_lock = threading.Lock()
+        self._infer_lock = threading.Lock()
         self._compile(spec.input.batch or 1)
 
     def _compile(self, batch: int) -> Any:
@@ -103,10 +114,11 @@ class OpenVinoEngine:
         if batch not in self._compiled:
             model = self._model
             try:
-                if model.is_dynamic():
+                if any(port.partial_shape.is_dynamic for port in model.inputs):
                     model = model.clone()
-                    model.reshape({self.spec.input.name: list(concrete(self.spec.input.shape, batch))})
-                if model.is_dynamic():
+                    tensors = inputs_of(self.spec).items()
+                    model.reshape({name: list(concrete(shape, batch)) for name, (shape, _) in tensors})
+                if any(port.partial_shape.is_dynamic for port in (*model.inputs, *model.outputs)):
                     raise RuntimeError("its tensors have no fixed shapes")
                 self._compiled[batch] = self._core.compile_model(model, self._device, self._options)
             except Exception as e:
@@ -118,6 +130,10 @@ class OpenVinoEngine:
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See Engine. The input is read where it lies; the outputs are new arrays."""
         arrays, batch = checked_inputs(self.spec, inputs)
+        with self._infer_lock:
+            return self._infer(arrays, batch)
+
+    def _infer(self, arrays: dict[str, Array], batch: int) -> dict[str, Array]:
         compiled = self._compile(batch)
         request = self._direct.get(batch)
         if request is None:
@@ -142,9 +158,10 @@ class OpenVinoEngine:
     def served(self, started: float, ended: float) -> float:
         """Seconds of inference alone: from when a stream was free for it, not from when it queued."""
         began = started
-        if len(self._ends) == self.streams:
-            began = max(started, self._ends[0])
-        self._ends.append(ended)
+        with self._ends_lock:
+            if len(self._ends) == self.streams:
+                began = max(started, self._ends[0])
+            self._ends.append(ended)
         return max(ended - began, 0.0)
 
     def close(self) -> None:
@@ -182,10 +199,13 @@ class OpenVinoRequest:
         self._started = time.perf_counter()
         self._request.start_async()
 
-    def wait(self) -> float:
+    def wait(self, timeout: float | None = None) -> float:
         """See Request. The end is taken from OpenVINO's own clock of the request, not from when we woke."""
         try:
-            self._request.wait()
+            if timeout is None:
+                self._request.wait()
+            elif not self._request.wait_for(max(0, round(1e3 * timeout))):
+                raise late(self._engine.name, timeout)
         except RuntimeError as e:
             raise EngineError(f"{self._engine.name} failed: {_last_line(e)}.") from e
         return self._engine.served(self._started, self._started + self._request.latency / 1e3)
@@ -209,9 +229,12 @@ def _check_device(core: Any, device: str, precision: str) -> None:
         )
 
 
-def _shapes(ports: Any) -> dict[str, tuple[int | None, ...]]:
+def _tensors(ports: Any) -> dict[str, tuple[tuple[int | None, ...], str]]:
     return {
-        name: tuple(d.get_length() if d.is_static else None for d in port.partial_shape)
+        name: (
+            tuple(d.get_length() if d.is_static else None for d in port.partial_shape),
+            port.element_type.to_dtype().name,
+        )
         for port in ports
         for name in port.names
     }
@@ -219,7 +242,7 @@ def _shapes(ports: Any) -> dict[str, tuple[int | None, ...]]:
 
 def _port_name(port: Any, spec: ModelSpec) -> str:
     """The spec's name of a tensor; OpenVINO may know it by several."""
-    known = {spec.input.name, *(o.name for o in spec.outputs)}
+    known = {*inputs_of(spec), *(o.name for o in spec.outputs)}
     return next((n for n in port.names if n in known), str(port.any_name))
 
 

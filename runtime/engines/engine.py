@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
@@ -23,17 +24,34 @@ import numpy.typing as npt
 from edgedet.contract.errors import EngineError, MissingDependency, SpecError, UnknownName
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.onnx_metadata import read_spec
+from edgedet.runtime.engines.plan_spec import read_plan_spec
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int | None, ...]
 
-ENGINES: dict[str, tuple[str, str]] = {
-    "openvino": ("openvino", "edgedet.runtime.engines.backend_openvino"),
-    "onnxruntime": ("onnxruntime", "edgedet.runtime.engines.backend_onnxruntime"),
-}
-"""Engine name -> (the library it needs, the module that opens it), in order of preference."""
-
 PLAN_SUFFIXES = (".engine", ".plan", ".trt")
+"""How TensorRT plans are called."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An engine that can be asked for: the library it needs, the module that opens it, for which files."""
+
+    library: str
+    module: str
+    suffixes: tuple[str, ...] = (".onnx",)
+
+    @property
+    def installed(self) -> bool:
+        """Whether its library is there; nothing is imported."""
+        return importlib.util.find_spec(self.library) is not None
+
+
+ENGINES = {
+    "openvino": Backend("openvino", "edgedet.runtime.engines.backend_openvino"),
+    "onnxruntime": Backend("onnxruntime", "edgedet.runtime.engines.backend_onnxruntime"),
+}
+"""Engines by name, in order of preference among those that take a file."""
 
 
 class Request(Protocol):
@@ -54,15 +72,16 @@ class Request(Protocol):
     def start(self) -> None:
         """Begin; returns at once."""
 
-    def wait(self) -> float:
+    def wait(self, timeout: float | None = None) -> float:
         """Return when done: the seconds the engine itself spent on it, time in the queue not counted.
 
-        Raises EngineError if the inference failed.
+        Raises EngineError if the inference failed, or is not done after `timeout` seconds (None: however
+        long it takes); its buffers then still belong to the engine.
         """
 
 
 class Engine(Protocol):
-    """A network ready to run. One thread at a time may call `infer`."""
+    """A network ready to run. Any thread may call `infer`, one at a time; requests are each their own."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -103,30 +122,33 @@ def open_engine(
     threads: int | None = None,
     precision: str | None = None,
     streams: int = 1,
+    spec: ModelSpec | None = None,
 ) -> Engine:
-    """Open an artifact that edgedet exported.
+    """Open an artifact.
 
     Args:
-        path: the .onnx file.
-        engine: "auto" (OpenVINO where installed, else ONNX Runtime) or a name of ENGINES.
+        path: the file; its ending says which engines can take it.
+        engine: "auto" (for .onnx: OpenVINO where installed, else ONNX Runtime) or a name of ENGINES.
         device: the library's own name of a device; the CPU by default.
         threads: CPU threads for inference; the library's choice (one per core) by default.
         precision: the arithmetic of what is not quantised, "fp32" (default, so that figures are
             comparable between engines) or "bf16" (OpenVINO on CPUs that have it).
         streams: inferences at the same time that share the threads: 1 answers soonest, one per core
             gives most frames a second.
+        spec: what the file's tensors mean, where it does not carry that itself; by default its own.
 
     Raises:
-        EngineError: no such file, not an ONNX file, or one that the engine or this machine cannot run.
-        SpecError: an ONNX file without a spec. MissingDependency: no engine is installed.
-        UnknownName: no engine has that name.
+        EngineError: no such file, of another kind, or one that the engine or this machine cannot run.
+        SpecError: a file without a spec, or one that does not fit it. MissingDependency: no engine is
+            installed. UnknownName: no engine has that name.
     """
     path = Path(path)
     if engine != "auto" and engine not in ENGINES:
         raise UnknownName("engine", engine, [*ENGINES, "auto"])
-    spec = artifact_spec(path)
-    chosen = _first_installed() if engine == "auto" else engine
-    backend = importlib.import_module(ENGINES[chosen][1])
+    chosen = _choose(path, engine)
+    if spec is None:
+        spec = artifact_spec(path)
+    backend = importlib.import_module(chosen.module)
     opened: Engine = backend.open_model(
         path, spec, device=device, threads=threads, precision=precision, streams=streams
     )
@@ -134,15 +156,21 @@ def open_engine(
 
 
 def artifact_spec(path: Path) -> ModelSpec:
-    """The spec of a file that an engine here could open, checked without opening one.
+    """The spec of a file, checked without opening an engine.
 
     Raises EngineError and SpecError like `open_engine`.
     """
-    if path.suffix.lower() in PLAN_SUFFIXES:
-        raise EngineError(
-            f"{path} is a TensorRT plan: it needs an NVIDIA GPU and the TensorRT that built it.",
-            hint="On a CPU run the .onnx file it was built from.",
-        )
+    check_file(path)
+    return read_plan_spec(path) if is_plan(path) else read_spec(path)
+
+
+def is_plan(path: Path) -> bool:
+    """Whether the file is called like a TensorRT plan."""
+    return path.suffix.lower() in PLAN_SUFFIXES
+
+
+def check_file(path: Path) -> None:
+    """EngineError unless there is such a file."""
     if not path.exists():
         name = path.name
         bare = path.suffix == "" and path.parent == Path()
@@ -154,18 +182,40 @@ def artifact_spec(path: Path) -> ModelSpec:
         raise EngineError(f"There is no model file {path}.", hint=hint)
     if not path.is_file():
         raise EngineError(f"{path} is not a file.", hint="Give the .onnx file that edgedet-export wrote.")
-    return read_spec(path)
 
 
-def _first_installed() -> str:
-    for name, (library, _) in ENGINES.items():
-        if importlib.util.find_spec(library) is not None:
-            return name
+def _choose(path: Path, engine: str) -> Backend:
+    """The engine for a file: the one asked for if it takes such files, else the first that is installed."""
+    check_file(path)
+    kind = path.suffix.lower() if is_plan(path) else ".onnx"
+    able = {name: b for name, b in ENGINES.items() if kind in b.suffixes}
+    if not able:
+        raise EngineError(
+            f"{path} is a TensorRT plan: it needs an NVIDIA GPU and the TensorRT that built it.",
+            hint="On a CPU run the .onnx file it was built from.",
+        )
+    if engine != "auto":
+        if engine not in able:
+            raise EngineError(
+                f"The engine {engine!r} does not take {kind} files.", hint=f"Use {' or '.join(able)}."
+            )
+        return able[engine]
+    found = next((b for b in able.values() if b.installed), None)
+    if found is not None:
+        return found
     missing = MissingDependency("OpenVINO or ONNX Runtime", extra="cpu", purpose="Running a network")
     missing.hint = (
         "Install one: pip install 'edgedet[cpu]' (OpenVINO, faster) or pip install 'edgedet[onnxruntime]'"
     )
     raise missing
+
+
+def late(name: str, timeout: float) -> EngineError:
+    """What a request raises that is not done in time."""
+    return EngineError(
+        f"{name} did not answer within {timeout:g} s.",
+        hint="The device hangs or is far too slow for this model; allow it more with a longer timeout.",
+    )
 
 
 def concrete(shape: Shape, batch: int) -> tuple[int, ...]:
@@ -184,42 +234,60 @@ def checked_batch(spec: ModelSpec, batch: int) -> int:
     return batch
 
 
+def inputs_of(spec: ModelSpec) -> dict[str, tuple[Shape, str]]:
+    """All tensors that the graph takes, the image first: name -> (shape, dtype)."""
+    extra = {t.name: (t.shape, t.dtype) for t in spec.extra_inputs}
+    return {spec.input.name: (spec.input.shape, spec.input.dtype), **extra}
+
+
 def checked_inputs(spec: ModelSpec, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
     """The input arrays, contiguous, and their batch size; EngineError names what is not as the spec says."""
-    expected = spec.input
-    if set(inputs) != {expected.name}:
-        raise EngineError(
-            f"Got the input tensors {sorted(inputs)}, expected only {expected.name!r}.",
-        )
-    array = inputs[expected.name]
-    if array.ndim != 4 or array.dtype != np.float32 or array.shape[1:] != (3, *expected.size):
-        raise EngineError(
-            f"Input {expected.name!r} is {array.dtype} {array.shape}, expected float32 "
-            f"(N, 3, {expected.height}, {expected.width}).",
-        )
-    return {expected.name: np.ascontiguousarray(array)}, checked_batch(spec, len(array))
+    expected = inputs_of(spec)
+    if set(inputs) != set(expected):
+        raise EngineError(f"Got the input tensors {sorted(inputs)}, expected {sorted(expected)}.")
+    batch = len(inputs[spec.input.name]) if np.ndim(inputs[spec.input.name]) else 0
+    arrays = {}
+    for name, (shape, dtype) in expected.items():
+        array = inputs[name]
+        if array.dtype != dtype or array.shape != concrete(shape, batch):
+            want = ", ".join("N" if d is None else str(d) for d in shape)
+            raise EngineError(
+                f"Input {name!r} is {array.dtype} {array.shape}, expected {dtype} ({want}).",
+            )
+        arrays[name] = np.ascontiguousarray(array)
+    return arrays, checked_batch(spec, batch)
 
 
 def check_graph(
-    spec: ModelSpec, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], path: Path
+    spec: ModelSpec,
+    inputs: Mapping[str, tuple[Shape, str]],
+    outputs: Mapping[str, tuple[Shape, str]],
+    path: Path,
 ) -> None:
-    """That the graph has the tensors its spec describes; SpecError otherwise.
+    """That the graph has the tensors its spec describes, and takes no others; SpecError otherwise.
 
-    Shapes have None where an axis is free; a free axis fits any number.
+    Given and expected are (shape, numpy dtype) by name; in shapes None stands for a free axis, which fits
+    any number.
     """
-    described = {spec.input.name: spec.input.shape}
+    described = inputs_of(spec)
     for kind, want, have in (
         ("input", described, inputs),
-        ("output", {o.name: o.shape for o in spec.outputs}, outputs),
+        ("output", {o.name: (o.shape, o.dtype) for o in spec.outputs}, outputs),
     ):
-        for name, shape in want.items():
+        for name, (shape, dtype) in want.items():
             got = have.get(name)
-            if got is None or not _fits(shape, got):
-                found = f"has {name!r} {got}" if got is not None else f"has {sorted(have)}"
+            if got is None or not _fits(shape, got[0]) or dtype != got[1]:
+                found = f"has {name!r} {got[1]} {got[0]}" if got is not None else f"has {sorted(have)}"
                 raise SpecError(
-                    f"The spec of {path} describes the {kind} {name!r} {shape}, the graph {found}.",
+                    f"The spec of {path} describes the {kind} {name!r} {dtype} {shape}, the graph {found}.",
                     hint="The spec belongs to another graph: export the model again.",
                 )
+    unknown = sorted(set(inputs) - set(described))
+    if unknown:
+        raise SpecError(
+            f"The graph {path} takes {unknown[0]!r}, which its spec does not describe.",
+            hint="The spec belongs to another graph: export the model again.",
+        )
 
 
 def _fits(described: Shape, got: Shape) -> bool:

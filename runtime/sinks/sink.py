@@ -15,27 +15,34 @@ from typing import Any, TextIO
 import numpy as np
 
 from edgedet.contract.files import output_error
-from edgedet.contract.results import Detections, Frame, Result, SegmentationMap
+from edgedet.contract.frames import Frame, Notice
+from edgedet.contract.results import Detections, Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a sink learns before the first frame. fps is the source's own, None where it has none."""
+    """What a sink learns before the first frame.
+
+    fps: the rate that the source claims, None where it claims none. inputs: the files it reads.
+    """
 
     source: str
     fps: float | None
     live: bool
     spec: ModelSpec
+    inputs: tuple[Path, ...] = ()
 
 
 class Sink:
     """Base of all sinks. All methods are called from one thread, open first, close last and always.
 
-    name: of its stage in the report, and in errors; one without a name is not timed.
+    name: of its stage in the report, and in errors; one without a name is not timed. needs_pixels: whether
+    it looks at `Frame.image`; where no sink does, nothing is drawn, and no BGR is made.
     """
 
     name = "sink"
+    needs_pixels = True
 
     stop: Callable[[], None] = staticmethod(lambda: None)
     """Ends the run; set by the pipeline."""
@@ -47,8 +54,8 @@ class Sink:
         """Take one result. The frame's pixels carry the overlay and are borrowed: copy what you keep."""
         raise NotImplementedError
 
-    def notice(self, text: str) -> None:
-        """Something the source has to say, between two frames."""
+    def notice(self, notice: Notice) -> None:
+        """Something happened to the source, between two frames."""
 
     def close(self) -> None:
         """Finish: what was written so far is whole afterwards. Also after `open` or `write` failed."""
@@ -58,6 +65,7 @@ class Null(Sink):
     """Takes results and keeps nothing."""
 
     name = "null"
+    needs_pixels = False
 
     def write(self, frame: Frame, result: Result) -> None:
         """See Sink."""
@@ -89,6 +97,7 @@ class JsonLines(Sink):
     """
 
     name = "json"
+    needs_pixels = False
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -119,9 +128,9 @@ class JsonLines(Sink):
             {"source": frame.source, "frame": frame.index, "time": when, **describe(result, self._classes)}
         )
 
-    def notice(self, text: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """See Sink."""
-        self._line({"source": self._source, "notice": text})
+        self._line({"source": self._source, "notice": notice.text})
 
     def _line(self, record: dict[str, Any]) -> None:
         assert self._file is not None, "write without open"

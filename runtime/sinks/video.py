@@ -10,9 +10,10 @@ import numpy as np
 
 from edgedet.contract.errors import OutputError, SinkError
 from edgedet.contract.files import output_error
-from edgedet.contract.results import Frame, Result
+from edgedet.contract.frames import Frame, Image, Notice
+from edgedet.contract.results import Result
 from edgedet.runtime.opencv_log import silence_opencv
-from edgedet.runtime.sinks.overlay import Image, Style, draw_label
+from edgedet.runtime.sinks.overlay import Style, draw_label
 from edgedet.runtime.sinks.sink import RunInfo, Sink
 
 _DEFAULT_FPS = 25.0
@@ -148,11 +149,11 @@ class Window(Sink):
             np.copyto(self._last, frame.image)
         self._show(self._last)
 
-    def notice(self, text: str) -> None:
+    def notice(self, notice: Notice) -> None:
         """See Sink. Written across the last frame: a lost source must not look like a still scene."""
         image = np.zeros((360, 640, 3), np.uint8) if self._last is None else self._last.copy()
         height, width = image.shape[:2]
-        draw_label(image, text, (0, height), _RED, Style(height, width))
+        draw_label(image, notice.text, (0, height), _RED, Style(height, width))
         self._show(image)
 
     def _show(self, image: Image) -> None:

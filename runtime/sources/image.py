@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedet.contract.errors import EmptyDataset
+from edgedet.contract.frames import Image
 from edgedet.contract.image_files import read_image
 from edgedet.runtime.opencv_log import silence_opencv
-from edgedet.runtime.sources.source import Image, Source
+from edgedet.runtime.sources.source import Source
 
 
 class Images(Source):

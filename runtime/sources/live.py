@@ -7,8 +7,9 @@ from queue import Empty, SimpleQueue
 import cv2
 
 from edgedet.contract.errors import SourceError
+from edgedet.contract.frames import Image, Notice
 from edgedet.runtime.opencv_log import silence_opencv
-from edgedet.runtime.sources.source import Image, Source, public_name
+from edgedet.runtime.sources.source import Source, public_name
 
 _FIRST_PAUSE = 0.5  # seconds before the second try; doubled for each further one
 _LONGEST_PAUSE = 8.0
@@ -101,11 +102,13 @@ class Live(Source):
         for attempt in range(1, self._reconnects + 1):
             if self._stopping:
                 return False
-            self.notify(f"{self.name} is lost: opening it again ({attempt} of {self._reconnects})")
+            self.notify(
+                Notice(f"{self.name} is lost: opening it again ({attempt} of {self._reconnects})", "lost")
+            )
             if pause:
                 self._sleep(pause)
             if not self._stopping and self._open():
-                self.notify(f"{self.name} is back")
+                self.notify(Notice(f"{self.name} is back", "back"))
                 return True
             pause = min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
         if self._stopping:

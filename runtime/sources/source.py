@@ -6,50 +6,58 @@ To add a source: a subclass of Source with `grab` and `retrieve`; live = True wh
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
-import numpy as np
-import numpy.typing as npt
-
 from edgedet.contract.errors import SourceError
-
-Image: TypeAlias = npt.NDArray[np.uint8]
+from edgedet.contract.frames import Image, Notice, YuvImage
 
 
 class Source:
     """Base of all sources. `grab` and `retrieve` are called from one thread, `stop` from any.
 
-    name: what results and reports call it; live: frames come by themselves and the newest counts; fps:
-    its own frame rate, None where it has none; frames: how many there are, None where that is unknown;
-    notify: where a live source says that it was lost or found, set by the pipeline.
+    Attributes:
+        name: what results and reports call it, without passwords.
+        live: frames come by themselves, and the newest counts.
+        fps: the frame rate that it claims, None where it claims none.
+        frames: how many there are, None where that is unknown.
+        paths: the files it reads; no output may be one of them.
+        media_time, file: of the frame last grabbed, as in `Frame`.
+        lost: frames that came and could not be decoded.
+        notify: where a source says what happened to it (lost, back, damaged), set by the pipeline.
     """
 
     name: str
     live: bool = False
     fps: float | None = None
     frames: int | None = None
-    notify: Callable[[str], None] = staticmethod(lambda text: None)
+    paths: Sequence[Path] = ()
+    media_time: float | None = None
+    file: str = ""
+    lost: int = 0
+    notify: Callable[[Notice], None] = staticmethod(lambda notice: None)
 
     def grab(self) -> bool:
         """Wait for the next frame; False at the end.
 
-        Raises SourceError, or ImageError for an image file: what should have been there is not.
+        Raises SourceError: what should have been there is not. What could be read is read before that.
         """
         raise NotImplementedError
 
-    def retrieve(self, buffer: Image | None) -> Image:
-        """The pixels of the frame last grabbed, (H, W, 3) uint8 BGR: in `buffer` if it fits, else new.
+    def retrieve(self, buffer: Image | None) -> Image | YuvImage:
+        """The pixels of the frame last grabbed: BGR, in `buffer` if it fits, or the decoder's planes.
 
         Not called for frames that are dropped. Raises like `grab`.
         """
         raise NotImplementedError
 
     def read(self, buffer: Image | None = None) -> Image | None:
-        """Grab and retrieve; None at the end."""
-        return self.retrieve(buffer) if self.grab() else None
+        """Grab and retrieve as BGR; None at the end."""
+        if not self.grab():
+            return None
+        pixels = self.retrieve(buffer)
+        return pixels.to_bgr(buffer) if isinstance(pixels, YuvImage) else pixels
 
     def stop(self) -> None:
         """Make a `grab` that waits return soon. From any thread or signal handler."""

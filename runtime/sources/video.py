@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 
 from edgedet.contract.errors import SourceError
+from edgedet.contract.frames import Image
 from edgedet.runtime.hardware import cores
 from edgedet.runtime.opencv_log import silence_opencv
 from edgedet.runtime.sources.mp4 import visible_share
-from edgedet.runtime.sources.source import Image, Source
+from edgedet.runtime.sources.source import Source
 
 _EXACT = (".mp4", ".m4v", ".mov")
 """Containers that count their frames; others know at most how long they last."""

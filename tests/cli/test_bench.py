@@ -38,7 +38,9 @@ def test_every_model_is_measured_on_every_engine(results: list[Measured]) -> Non
     for m in results:
         assert len(m.rounds) == 3
         assert all(r.pipeline.frames == 15 for r in m.rounds)
-        assert {"capture", "preprocess", "engine", "postprocess", "overlay", "json"} <= set(m.pipeline.stages)
+        assert {"capture", "preprocess", "network", "postprocess", "overlay", "json"} <= set(
+            m.pipeline.stages
+        )
         assert m.size == (64, 64)
         assert m.in_flight >= 2
 

@@ -1,4 +1,4 @@
-"""The NMS contract of edgedet.contract.postprocess, held against every implementation that can run here."""
+"""The NMS contract of edgedet.contract.nms, held against every implementation that can run here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgedet.contract.boxes import pairwise_iou
 from edgedet.contract.errors import EngineError
-from edgedet.contract.postprocess import nms
+from edgedet.contract.nms import nms
 from edgedet.contract.spec import Thresholds
 
 Floats = npt.NDArray[np.float32]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EngineError, SpecError, UnknownName
-from edgedet.contract.postprocess import detect, postprocess, segment
+from edgedet.contract.postprocess import MapPostprocessor, make_postprocessor
 from edgedet.contract.preprocess import place
 from edgedet.contract.results import Detections, SegmentationMap
-from edgedet.contract.spec import Decode, Input, ModelSpec, Output
+from edgedet.contract.spec import Decode, Input, ModelSpec, Output, Stage
 
 INPUT = Input("images", 4, 6, (0.0,) * 3, (1.0,) * 3, batch=2)
 BOXES = ModelSpec(
@@ -33,6 +33,10 @@ MAPS = ModelSpec(
 LOGITS = MAPS.with_(outputs=(Output("l", "class_logits", (2, 3, 4, 6)),))
 
 
+def segment(outputs: dict[str, Any], spec: ModelSpec, transforms: list[Any]) -> list[Any]:
+    return MapPostprocessor(spec)(outputs, transforms)
+
+
 def maps(value: int = 0, dtype: type = np.int64) -> dict[str, Any]:
     array = np.arange(48).reshape(2, 4, 6) % 3
     array[1, 2, 5] = value
@@ -42,16 +46,63 @@ def maps(value: int = 0, dtype: type = np.int64) -> dict[str, Any]:
 def test_the_decode_kind_says_what_comes_out() -> None:
     transforms = [place(6, 4, INPUT)]
     boxes = {"b": np.array([[[1, 1, 3, 3]]] * 2, np.float32), "s": np.full((2, 1, 2), 0.9, np.float32)}
-    (found,) = postprocess(boxes, BOXES, transforms)
+    (found,) = make_postprocessor(BOXES)(boxes, transforms)
     assert isinstance(found, Detections)
-    (other,) = postprocess(maps(), MAPS, transforms)
+    (other,) = make_postprocessor(MAPS)(maps(), transforms)
     assert isinstance(other, SegmentationMap)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (BOXES.with_(decode=Decode("yolo", {"boxes_per_cell": 2})), "no output has the role 'grid'"),
+        (BOXES.with_(decode=Decode("dense", {"shape": 1})), "unexpected keyword argument"),
+        (BOXES.with_(decode=Decode("dense", {"format": "polar"})), "format 'polar'"),
+        (BOXES.with_(decode=Decode("dense", {"background": 2})), "background 2, expected 0 to 1"),
+        (
+            BOXES.with_(decode=Decode("dense", {"background": 0})),
+            r"expected .* \(1, A, 2\)",
+        ),
+        (BOXES.with_(classes=("a", "b", "c")), r"scores \(1, 1, 2\), expected .* \(1, A, 3\)"),
+        (BOXES.with_(outputs=(Output("b", "boxes", (2, 1, 5)), BOXES.outputs[1])), r"boxes \(1, 1, 5\)"),
+        (BOXES.with_(task="instance"), "makes no results of the task 'instance'"),
+        (BOXES.with_(stages=(Stage("masks", "m.onnx", (), ()),)), "needs an engine for its stage 'masks'"),
+        (LOGITS.with_(decode=Decode("class_map", {"scale": 2})), "unexpected keyword argument"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_is_refused_before_any_frame(spec: ModelSpec, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make_postprocessor(spec)
     with pytest.raises(UnknownName, match="no decoder is named 'dens'"):
-        postprocess(boxes, BOXES.with_(decode=Decode("dens")), transforms)
-    with pytest.raises(SpecError, match="'mapper' gives a class per pixel"):
-        detect(maps(), MAPS, transforms)
-    with pytest.raises(SpecError, match="'boxer' gives no class per pixel"):
-        segment(boxes, BOXES, transforms)
+        make_postprocessor(BOXES.with_(decode=Decode("dens")))
+
+
+@pytest.mark.parametrize(
+    ("form", "unit", "box"),
+    [
+        ("xyxy", "pixels", [1, 1, 3, 4]),
+        ("xywh", "pixels", [1, 1, 2, 3]),
+        ("cxcywh", "pixels", [2, 2.5, 2, 3]),
+        ("xyxy", "fraction", [1 / 6, 1 / 4, 3 / 6, 1]),
+        ("cxcywh", "fraction", [2 / 6, 2.5 / 4, 2 / 6, 3 / 4]),
+    ],
+)
+def test_boxes_come_in_several_forms(form: str, unit: str, box: list[float]) -> None:
+    outputs = (
+        Output("b", "boxes", (2, 1, 4)),
+        Output("s", "scores", (2, 1, 3)),
+        Output("o", "objectness", (2, 1)),
+    )
+    parameters = {"format": form, "unit": unit, "background": 1}
+    spec = BOXES.with_(outputs=outputs, decode=Decode("dense", parameters))
+    tensors = {
+        "b": np.array([[box]] * 2, np.float32),
+        "s": np.array([[[0.1, 1.0, 0.8]]] * 2, np.float32),
+        "o": np.full((2, 1), 0.5, np.float32),
+    }
+    (found,) = make_postprocessor(spec)(tensors, [place(6, 4, INPUT)])
+    np.testing.assert_allclose(found.boxes, [[1, 1, 3, 4]], atol=1e-6)
+    assert (found.labels.tolist(), found.scores.tolist()) == ([1], [pytest.approx(0.4)])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])

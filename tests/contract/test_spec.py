@@ -47,14 +47,14 @@ def test_size_and_shape(spec: ModelSpec) -> None:
     ("change", "message"),
     [
         ({"spec_version": 99}, "version 99; this edgedet reads version 1"),
-        ({"task": "poetry"}, "task is 'poetry', expected one of detection"),
+        ({"task": "poetry"}, "spec.task is 'poetry', expected one of detection"),
         ({"precision": "int4"}, "precision is 'int4'"),
-        ({"colour": "blue"}, "unknown fields: colour"),
+        ({"colour": "blue"}, "unknown fields: 'colour'"),
         ({"classes": []}, "classes must be named"),
         ({"classes": ["a", "a"]}, "classes must be named, each once"),
         ({"outputs": []}, "it has no outputs"),
-        ({"outputs": None}, "Output is None"),
-        ({"input": {"name": "x"}}, "Input is incomplete"),
+        ({"outputs": None}, "spec.outputs is None"),
+        ({"input": {"name": "x"}}, "spec.input has no field 'height'"),
         ({"thresholds": {"iou": 1.5}}, r"must lie in \[0, 1\]"),
         ({"thresholds": {"pre_nms": 5000}}, "pre_nms is 5000, expected 1 to 2000"),
         ({"thresholds": {"max_detections": 0}}, "max_detections is 0"),
@@ -86,7 +86,7 @@ def test_input_values_are_checked(spec: ModelSpec) -> None:
         ModelSpec.from_json(json.dumps(raw))
     raw = json.loads(spec.to_json())
     raw["input"]["height"] = -1
-    with pytest.raises(SpecError, match="expected positive integers"):
+    with pytest.raises(SpecError, match="input size is -1x480, expected 1 to"):
         ModelSpec.from_json(json.dumps(raw))
 
 

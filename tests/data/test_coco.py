@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, UnknownName
+from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, ImageError, UnknownName
 from edgedet.data import open_dataset
 
 
@@ -47,6 +47,13 @@ def coco(tmp_path, image) -> Coco:
     return made
 
 
+@pytest.fixture
+def labelled(coco) -> Coco:
+    """With one object: a data set without any is refused."""
+    coco.annotation([2, 2, 5, 5])
+    return coco
+
+
 def test_boxes_categories_and_crowds(coco):
     coco.annotation([10, 20, 30.5, 8], category=7)
     coco.annotation([0, 0, 64, 48], category=3, iscrowd=1)
@@ -67,19 +74,19 @@ def test_an_image_without_objects_stays(coco):
 
 
 @pytest.mark.parametrize("layout", ["images", "train2017", "images/train2017", "annotations", "."])
-def test_where_the_images_may_lie(coco, layout):
-    target = coco.root / layout
+def test_where_the_images_may_lie(labelled, layout):
+    target = labelled.root / layout
     target.mkdir(parents=True, exist_ok=True)
-    (coco.root / "images" / "a.jpg").rename(target / "a.jpg")
-    assert len(coco.open()) == 1
+    (labelled.root / "images" / "a.jpg").rename(target / "a.jpg")
+    assert len(labelled.open()) == 1
 
 
 @pytest.mark.parametrize("split", ["train", "train2017"])
-def test_a_folder_and_a_split(coco, split):
-    coco.save()
-    assert len(open_dataset(f"coco:{coco.root}", split)) == 1
+def test_a_folder_and_a_split(labelled, split):
+    labelled.save()
+    assert len(open_dataset(f"coco:{labelled.root}", split)) == 1
     with pytest.raises(UnknownName, match=r"no split of .* is named 'trian2017'\. Did you mean 'train2017'"):
-        open_dataset(f"coco:{coco.root}", "trian2017")
+        open_dataset(f"coco:{labelled.root}", "trian2017")
 
 
 def test_two_files_fit(coco):
@@ -110,7 +117,7 @@ def test_two_ids_of_one_name_are_one_class(coco):
     [
         ([1, 1, 0, 5], {}, "zero area", None),
         ([1, 1, 5, -5], {}, "zero area", None),
-        ([60, 40, 10, 20], {}, "out of bounds", [60, 40, 64, 48]),
+        ([60, 40, 10, 20], {}, "clipped to the image", [60, 40, 64, 48]),
         ([100, 10, 5, 5], {}, "out of bounds", None),
         ([1, 1, 5], {}, "malformed field", None),
         ([1, 1, "5", 5], {}, "malformed field", None),
@@ -119,8 +126,8 @@ def test_two_ids_of_one_name_are_one_class(coco):
         ([1, 1, 5, 5], {"category": 99}, "unknown class", None),
         ([1, 1, 5, 5], {"category": "dog"}, "unknown class", None),
         ([1, 1, 5, 5], {"category": [7]}, "unknown class", None),
-        ([1, 1, 5, 5], {"image": 2}, "missing image", None),
-        ([1, 1, 5, 5], {"image": [1]}, "missing image", None),
+        ([1, 1, 5, 5], {"image": 2}, "unknown image id", None),
+        ([1, 1, 5, 5], {"image": [1]}, "unknown image id", None),
     ],
 )
 def test_dirty_annotations(coco, bbox, more, kind, left):
@@ -135,20 +142,20 @@ def test_dirty_annotations(coco, bbox, more, kind, left):
 
 
 @pytest.mark.parametrize("entry", [None, 5, "x", [], {}, {"id": True, "file_name": "b.jpg"}, {"id": 3}])
-def test_dirty_images_and_categories(coco, entry):
-    coco.raw["images"].append(entry)
-    coco.raw["categories"].append(entry)
-    coco.raw["annotations"].append(entry)
-    data = coco.open()
+def test_dirty_images_and_categories(labelled, entry):
+    labelled.raw["images"].append(entry)
+    labelled.raw["categories"].append(entry)
+    labelled.raw["annotations"].append(entry)
+    data = labelled.open()
     assert len(data) == 1
     assert data.problems.counts() == {"malformed field": 3}
 
 
-def test_missing_and_repeated_images(coco):
-    coco.image(2, "b.jpg")
-    coco.image(2, "c.jpg")
-    (coco.root / "images" / "b.jpg").unlink()
-    data = coco.open()
+def test_missing_and_repeated_images(labelled):
+    labelled.image(2, "b.jpg")
+    labelled.image(2, "c.jpg")
+    (labelled.root / "images" / "b.jpg").unlink()
+    data = labelled.open()
     assert [t.id for t in data.truths] == ["a"]
     assert data.problems.counts() == {"duplicate entry": 1, "missing image": 1}
 
@@ -240,10 +247,10 @@ def test_packed_run_lengths_as_pycocotools_writes_them(coco, seed):
     assert np.array_equal(coco.open().masks(0)[0], wanted)
 
 
-def test_sizes_that_no_image_has(coco):
+def test_sizes_that_no_image_has(labelled):
     for k, width in enumerate((0, -5, 10**30, True, 6.5), 10):
-        coco.image(k, f"{k}.jpg", width=width)
-    assert [t.size for t in coco.open().truths] == [(48, 64)] + [None] * 5
+        labelled.image(k, f"{k}.jpg", width=width)
+    assert [t.size for t in labelled.open().truths] == [(48, 64)] + [None] * 5
 
 
 def test_real_coco(shared):
@@ -259,3 +266,11 @@ def test_real_coco(shared):
         ys, xs = np.nonzero(mask)
         extent = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         assert np.abs(extent - box).max() <= 2
+
+
+def test_masks_of_another_size_than_the_image_are_not_made(coco):
+    coco.raw["images"][0] |= {"width": 10_000, "height": 10_000}
+    for _ in range(50):  # 5 GB of masks
+        coco.annotation([10, 10, 10, 10], segmentation=[[10, 10, 20, 10, 20, 20]])
+    with pytest.raises(ImageError, match="is 64x48, but its labels are for 10000x10000"):
+        coco.open().masks(0)

@@ -341,3 +341,31 @@ def test_real_pedestrians_fill_their_boxes(shared):
             assert person[y1 - 1, x0:x1].any()
             inside[y0:y1, x0:x1] = True
         assert not person[~inside].any()
+
+
+def test_two_masks_of_one_image_are_said(own):
+    data_set = own(halves(1, 0))
+    write_mask(own.root / "masks" / "a_mask.png", halves(0, 1))
+    data = data_set.open()
+    assert np.array_equal(data.class_map(0), halves(1, 0))
+    assert "a_mask.png: duplicate entry: a.png is used instead" in data.left_out()
+
+
+def test_smoothed_masks_have_a_hint_of_their_own(own):
+    soft = cv2.GaussianBlur(halves(255, 0), (9, 9), 0)
+    data = own(soft, halves(1, 0), classes=None).open()
+    with pytest.raises(MaskError, match=r"expected 0, 255\. .* borders that were smoothed .*cv2\.threshold"):
+        data.class_map(0)
+    with pytest.raises(MaskError, match=r"hold 1 .*Give every value a name in classes\.txt"):
+        data.class_map(1)
+
+
+def test_values_beyond_all_labels_are_not_smoothed_borders(own):
+    mask = np.repeat(np.arange(48, dtype=np.uint8)[:, None], 64, axis=1)
+    with pytest.raises(MaskError, match="Give every value a name"):
+        own(mask).open().class_map(0)
+
+
+def test_a_value_of_thousands_of_digits(own):
+    with pytest.raises(AnnotationError, match=r"classes\.txt:2: names a value of more than nine digits"):
+        own(halves(0, 1), classes="ground\n" + "9" * 5000 + ": thing\n").open()

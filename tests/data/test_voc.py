@@ -7,7 +7,8 @@ import pytest
 
 from edgedet.contract.errors import AnnotationError, DataError, EmptyDataset, ImageError, UnknownName
 from edgedet.data import open_dataset
-from edgedet.data.voc import CLASSES, parse
+from edgedet.data.voc import CLASSES
+from edgedet.data.voc_xml import parse
 
 
 def test_boxes_become_zero_based_and_exclusive(voc, obj):
@@ -87,7 +88,7 @@ def test_classes_of_another_set_come_from_all_its_annotations(voc, obj, tmp_path
     [
         ((10, 10, 10, 20), "zero area", None),
         ((10, 20, 15, 10), "zero area", None),
-        ((-3, 5, 20, 60), "out of bounds", [0, 4, 20, 48]),
+        ((-3, 5, 20, 60), "clipped to the image", [0, 4, 20, 48]),
         ((70, 5, 90, 20), "out of bounds", None),
         (("ten", 5, 20, 20), "malformed field", None),
         (("nan", 5, 20, 20), "malformed field", None),
@@ -110,6 +111,14 @@ def test_unknown_class(voc, obj):
     data = open_dataset(f"voc:{voc.root}")
     assert data.problems.counts() == {"unknown class": 1}
     assert len(data.truths[0].boxes) == 1
+
+
+def test_names_that_differ_by_case_are_two_classes_and_said(voc, obj, tmp_path):
+    voc.root = voc.root.rename(tmp_path / "mine")
+    voc.add("a", obj("Dog", 2, 2, 9, 9), obj("dog", 2, 2, 9, 9), obj("cat", 2, 2, 9, 9))
+    data = open_dataset(f"voc:{voc.root}")
+    assert data.classes == ("Dog", "cat", "dog")
+    assert data.notes == ("'Dog' and 'dog' are taken as different classes",)
 
 
 def test_an_object_without_a_box_and_parts_that_are_no_objects(voc, obj):

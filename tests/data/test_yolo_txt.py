@@ -82,7 +82,7 @@ def test_data_yaml(yolo, tmp_path, names):
     [
         ("names: [dog, dog]", "expected different names"),
         ("names: {0: dog, 2: cat}", "numbered from 0"),
-        ("names: []", "expected different names"),
+        ("names: []", "expected to be different names"),
         ("names:\n  - [", r"data\.yaml:\d: is not YAML"),
         ("just text", "is not a data set description"),
         ("names: !!python/object/apply:os.system ['true']", "is not YAML"),
@@ -113,7 +113,7 @@ def test_no_class_names(yolo, tmp_path):
     ("row", "kind", "left"),
     [
         ("1 0.5 0.5 0 0.5", "zero area", None),
-        ("1 0.9 0.5 0.4 0.5", "out of bounds", [44.8, 12, 64, 36]),
+        ("1 0.9 0.5 0.4 0.5", "clipped to the image", [44.8, 12, 64, 36]),
         ("1 1.9 0.5 0.4 0.5", "out of bounds", None),
         ("2 0.5 0.5 0.5 0.5", "unknown class", None),
         ("-1 0.5 0.5 0.5 0.5", "unknown class", None),
@@ -134,25 +134,32 @@ def test_dirty_lines_are_named(yolo, tmp_path, row, kind, left):
 
 
 def test_a_polygon_counts_as_its_box(yolo, tmp_path):
-    yolo("images/train/a.jpg", "0 0.25 0.25 0.75 0.25 0.5 0.75")
-    assert open_dataset(f"yolo:{tmp_path}").truths[0].boxes.tolist() == [[16, 12, 48, 36]]
+    yolo("images/train/a.jpg", "0 0.25 0.25 0.75 0.25 0.5 0.75\n0 0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5")
+    # of different lengths, so no key points
+    assert open_dataset(f"yolo:{tmp_path}").truths[0].boxes.tolist() == [[16, 12, 48, 36], [16, 12, 32, 24]]
 
 
 def test_an_image_without_labels_is_counted_and_kept(yolo, tmp_path):
     yolo("images/train/a.jpg", None)
     yolo("images/train/b.jpg", "")
+    yolo("images/train/c.jpg", "0 0.5 0.5 0.5 0.5")
     data = open_dataset(f"yolo:{tmp_path}")
-    assert [len(t.boxes) for t in data.truths] == [0, 0]
+    assert [len(t.boxes) for t in data.truths] == [0, 0, 1]
     assert data.problems.counts() == {"no label file": 1}
+    assert data.left_out().startswith("left out: 1 no label file; the first: ")
+    assert data.notes == ()
 
 
 def test_files_that_cannot_be_read(yolo, tmp_path):
     yolo("images/train/a.jpg", "").write_bytes(b"\xff\xfe\x00")
     yolo("images/train/b.jpg", "")
+    yolo("images/train/c.jpg", "0 0.5 0.5 0.5 0.5")
     (tmp_path / "images/train/b.jpg").write_bytes(b"not an image")
     data = open_dataset(f"yolo:{tmp_path}")
-    assert [t.id for t in data.truths] == ["a"]
+    # whose labels cannot be read is not an image without objects
+    assert [t.id for t in data.truths] == ["c"]
     assert data.problems.counts() == {"unreadable annotation": 1, "broken image": 1}
-    (tmp_path / "images/train/a.jpg").write_bytes(b"not an image")
-    with pytest.raises(EmptyDataset, match="2 broken image"):
+    for name in "ac":
+        (tmp_path / f"images/train/{name}.jpg").write_bytes(b"not an image")
+    with pytest.raises(EmptyDataset, match="3 broken image"):
         open_dataset(f"yolo:{tmp_path}")

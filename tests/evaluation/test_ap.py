@@ -276,4 +276,6 @@ def test_the_best_threshold_is_where_f1_is_highest() -> None:
     assert score == pytest.approx(0.8)
     assert f1 == pytest.approx(0.8)
     nothing = Curve(np.array([False]), np.array([0.4], np.float32), 1, 0)
-    assert best_threshold([nothing]) == best_threshold([]) == (0.0, 0.0)
+    assert best_threshold([nothing]) == (None, 0.0)  # objects are there, and none is found
+    empty = Curve(np.array([False]), np.array([0.4], np.float32), 0, 3)
+    assert best_threshold([empty]) == best_threshold([]) == (None, None)

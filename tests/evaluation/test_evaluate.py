@@ -158,7 +158,7 @@ def test_engines(data, onnx_file, engine, batch):
 
 def test_torch_equals_the_numpy_decoder():
     torch = pytest.importorskip("torch")
-    from edgedet.contract.postprocess import postprocess
+    from edgedet.contract.postprocess import make_postprocessor
     from edgedet.contract.preprocess import preprocess
     from edgedet.evaluation.predict_torch import torch_under_test
     from edgedet.models import build, make_spec
@@ -177,7 +177,7 @@ def test_torch_equals_the_numpy_decoder():
         inputs, transform = preprocess(image, spec.input)
         with torch.inference_mode():
             heads = {o.name: model(torch.from_numpy(inputs))[o.role].numpy() for o in spec.outputs}
-        want = postprocess(heads, spec.with_(thresholds=thresholds), [transform])[0]
+        want = make_postprocessor(spec.with_(thresholds=thresholds))(heads, [transform])[0]
         assert len(got) == len(want) > 0
         assert np.allclose(got.boxes, want.boxes, atol=1e-2)
         assert np.allclose(got.scores, want.scores, rtol=1e-3, atol=1e-5)

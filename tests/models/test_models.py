@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.postprocess import postprocess
+from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import place
 from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.contract.spec import ModelSpec
@@ -130,7 +130,7 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
         return
     outputs = {o.name: heads[o.role].numpy() for o in spec.outputs}
     transform = place(320, 240, spec.input)
-    results = postprocess(outputs, spec, [transform] * 2)
+    results = make_postprocessor(spec)(outputs, [transform] * 2)
     if spec.task == "semantic":
         for result, expected in zip(results, decoded["class_map"].numpy(), strict=True):
             assert isinstance(result, SegmentationMap)

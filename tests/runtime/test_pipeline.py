@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError
-from edgedet.contract.results import Detections, Frame, Result
+from edgedet.contract.frames import Frame, Image
+from edgedet.contract.results import Detections, Result
 from edgedet.runtime import (
     Callback,
     CpuPredictor,
@@ -28,7 +29,6 @@ from edgedet.runtime import (
     open_source,
 )
 from edgedet.runtime.sinks.sink import RunInfo
-from edgedet.runtime.sources.source import Image
 
 CLASSES = ("dark", "bright")
 
@@ -129,11 +129,12 @@ def test_results_come_in_order_each_with_its_own_frame(predictor: CpuPredictor) 
     assert sink.stream is not None
     assert sink.stream.spec.classes == CLASSES
     assert (report.frames, report.dropped, report.interrupted) == (60, 0, False)
-    assert list(report.stages) == ["capture", "preprocess", "engine", "postprocess", "memory"]
+    assert list(report.stages) == ["capture", "preprocess", "network", "postprocess", "memory"]
     assert all(t.count == 60 for t in report.stages.values())
     assert report.latency.count == 60
     assert report.fps == pytest.approx(60 / report.seconds)
-    assert 0 < report.engine_busy <= 1
+    assert list(report.cpu_ms) == ["capture", "preprocess", "postprocess", "memory", "network and libraries"]
+    assert min(report.cpu_ms.values()) >= 0
 
 
 def test_several_streams_keep_the_order(brightness: Path) -> None:
@@ -225,16 +226,16 @@ def test_an_error_of_the_source_comes_after_its_good_frames(
 
 
 class Broken(Levels):
-    """Its sixth frame has no pixels: preprocessing cannot be done."""
+    """Its sixth frame has no pixels."""
 
     def retrieve(self, buffer: Image | None) -> Image:
         image = super().retrieve(buffer)
         return np.empty((0, 0, 3), np.uint8) if self.reads == 6 else image
 
 
-def test_an_error_of_preprocessing_is_named(predictor: CpuPredictor) -> None:
+def test_a_frame_that_is_no_image_is_named(predictor: CpuPredictor) -> None:
     sink = Memory()
-    with pytest.raises(EngineError, match=r"^preprocess: "):
+    with pytest.raises(ImageError, match=r"^capture: An image is uint8 of shape \(0, 0, 3\)"):
         Pipeline(Broken(ramp(40)), predictor, [sink]).run()
     assert sink.frames == [0, 1, 2, 3, 4]
     assert sink.closed == 1

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EngineError
-from edgedet.contract.postprocess import postprocess
+from edgedet.contract.frames import Frame
+from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import preprocess
-from edgedet.contract.results import Detections, Frame
+from edgedet.contract.results import Detections
 from edgedet.contract.spec import Thresholds
 from edgedet.runtime import CpuPredictor, open_engine, open_predictor
 
@@ -37,7 +38,7 @@ def test_it_is_the_reference_composed(yolo: Path) -> None:
         result = predictor(image)
     with open_engine(yolo) as engine:
         tensor, transform = preprocess(image, engine.spec.input)
-        (expected,) = postprocess(engine.infer({"images": tensor}), engine.spec, [transform])
+        (expected,) = make_postprocessor(engine.spec)(engine.infer({"images": tensor}), [transform])
     assert isinstance(result, Detections)
     assert len(result) > 0
     np.testing.assert_array_equal(result.labels, expected.labels)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from edgedet.contract.frames import Notice
 from edgedet.runtime import Histogram, Report
 
 
@@ -58,26 +59,30 @@ def make_report(**changes: object) -> Report:
         "dropped": 2,
         "seconds": 0.5,
         "fps": 2.0,
-        "engine_busy": 0.9,
-        "stages": {"engine": histogram.timing(), "video": Histogram().timing()},
+        "lost": 1,
+        "cpu_ms": {"network and libraries": 3.25},
+        "stages": {"network": histogram.timing(), "video": Histogram().timing()},
         "latency": histogram.timing(),
     }
     return Report(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_the_report_is_json() -> None:
-    back = json.loads(make_report(notices=("lost",)).to_json())
-    assert back["stages"]["engine"]["count"] == 1
-    assert back["notices"] == ["lost"]
+    back = json.loads(make_report(notices=(Notice("gone", "lost", 5.0),)).to_json())
+    assert back["stages"]["network"]["count"] == 1
+    assert back["notices"] == [{"text": "gone", "kind": "lost", "utc": 5.0}]
 
 
 def test_the_table_shows_every_stage_and_what_was_not_measured() -> None:
     from rich.console import Console
 
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(make_report(interrupted=True).table())
+    console.print(make_report(signal=2).table())
     text = console.export_text()
-    assert "engine" in text
+    assert "network" in text
+    assert "3.25" in text
+    assert "3.2 ms of CPU a frame" in text
+    assert "1 lost" in text
     assert "20." in text
     assert "--" in text  # the video stage had nothing to time
     assert "2 dropped" in text

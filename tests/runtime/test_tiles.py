@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgedet.contract.errors import EngineError, UsageError
-from edgedet.contract.results import Frame, SegmentationMap
+from edgedet.contract.frames import Frame
+from edgedet.contract.results import SegmentationMap
 from edgedet.runtime import JsonLines, Overlay, Pipeline, TiledPredictor, open_predictor, open_source
 from edgedet.runtime.tiles import MAX_OVERLAP, tiling
 
@@ -226,7 +227,7 @@ def test_a_clip_through_the_pipeline(segmenter: Segmenter, clip: Path, tmp_path:
         overlay = Overlay(whole.spec.classes, caption=predictor.name)
         report = Pipeline(open_source(clip), predictor, [JsonLines(lines)], overlay=overlay).run()
     assert report.frames == 40
-    assert report.stages["engine"].count == 40
+    assert report.stages["network"].count == 40
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [r["frame"] for r in records] == list(range(40))
     for record in records:

@@ -13,7 +13,7 @@ from edgedet.data import open_dataset
 
 torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from edgedet.data.augment import segmentation_transform  # noqa: E402
-from edgedet.training.batches import Order, Samples, loader  # noqa: E402
+from edgedet.training.batches import Loader, Order, Samples  # noqa: E402
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def samples(masks: Path) -> Samples:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_image_comes_with_its_map(samples: Samples, workers: int) -> None:
     seen = []
-    for images, targets, problems in loader(samples, Order(6, 2, seed=0), workers):
+    for images, targets, problems in Loader(samples, Order(6, 2, seed=0), workers):
         assert images.shape == (2, 3, 16, 24)
         assert not problems
         for image, target in zip(images, targets, strict=True):

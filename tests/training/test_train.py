@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,26 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from training_runs import ENVIRONMENT, command, train
 
 from edgedet.contract.errors import WeightsError
 from edgedet.models import build
 from edgedet.training.checkpoint import load_model, read, start_from
-
-ARGUMENTS = ["--model", "yolo", "--size", "64x64", "--batch", "2", "--epochs", "2", "--workers", "0"]
-
-
-def command(voc: Path, folder: Path, *more: str) -> list[str]:
-    return ["-m", "edgedet", "train", *ARGUMENTS, "--data", f"voc:{voc}", "-o", str(folder), *more]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def train(voc: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *command(voc, folder, *more)], env=environment(), capture_output=True, text=True
-    )
 
 
 def steps(folder: Path) -> list[dict[str, Any]]:
@@ -75,7 +59,7 @@ def test_kill_9_and_the_same_command_give_the_same_run(voc: Path, unbroken: Path
     folder = tmp_path / "killed"
     arguments = [sys.executable, *command(voc, folder, "--state-every", "1")]
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(arguments, env=environment(), stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=quiet, stderr=quiet)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (folder / "steps.jsonl").exists() and len((folder / "steps.jsonl").read_text().splitlines()) >= 3:
@@ -113,7 +97,7 @@ def test_two_processes_through_torchrun(voc: Path, tmp_path: Path) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [sys.executable, *launch, *command(voc, folder, "--epochs", "1")],
-        env=environment(),
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )

@@ -14,6 +14,7 @@ from edgedet.contract.errors import EdgedetError, EngineError, MissingDependency
 from edgedet.contract.spec import Decode, Input, ModelSpec, Output
 from edgedet.runtime import Engine, open_engine
 from edgedet.runtime.engines import engine as engine_module
+from edgedet.runtime.engines.engine import Backend
 
 NAMES = ("openvino", "onnxruntime")
 
@@ -150,7 +151,7 @@ def test_auto_prefers_openvino(brightness: Path) -> None:
 
 
 def test_without_an_engine_both_extras_are_named(brightness: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"openvino": ("no_such_library", ""), "onnxruntime": ("nor_this_one", "")}
+    absent = {"openvino": Backend("no_such_library", ""), "onnxruntime": Backend("nor_this_one", "")}
     monkeypatch.setattr(engine_module, "ENGINES", absent)
     with pytest.raises(MissingDependency) as caught:
         open_engine(brightness)

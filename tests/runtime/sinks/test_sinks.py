@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import OutputError, SinkError
-from edgedet.contract.results import Detections, Frame, SegmentationMap
+from edgedet.contract.frames import Frame, Notice
+from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.runtime import (
     Callback,
     CpuPredictor,
@@ -151,7 +152,7 @@ def test_a_line_per_frame(tmp_path: Path, stream: RunInfo) -> None:
     sink.open(stream)
     sink.write(frame(7, captured=100.0), FOUND)
     assert len(path.read_text().splitlines()) == 1  # followers see it now
-    sink.notice("camera 0 is lost")
+    sink.notice(Notice("camera 0 is lost", "lost"))
     sink.write(frame(9, captured=100.04), Detections.empty())
     sink.close()
     first, second, third = map(json.loads, path.read_text().splitlines())

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EmptyDataset, ImageError, SourceError
+from edgedet.contract.frames import Image
 from edgedet.runtime import Source, open_source
 from edgedet.runtime.sources.mp4 import visible_share
-from edgedet.runtime.sources.source import Image, public_name
+from edgedet.runtime.sources.source import public_name
 
 
 def read_all(source: Source) -> list[Image]:
