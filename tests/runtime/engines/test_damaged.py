@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import subprocess
@@ -23,7 +22,7 @@ from edgedet.runtime.engines.onnx_metadata import has_half_scales
 from edgedet.runtime.engines.plan_spec import read_plan_spec
 from edgedet.runtime.engines.protobuf import MAX_FIELDS
 
-INSTALLED = [name for name, (library, _) in ENGINES.items() if importlib.util.find_spec(library)]
+INSTALLED = [name for name, backend in ENGINES.items() if backend.installed]
 
 # in a process of its own: a crash inside a library ends it, and the last line says on which input
 OPEN_ALL = """
