@@ -11,7 +11,7 @@ MAX_DROP = 0.5
 
 MIN_AGREEMENT = 90.0
 """Percent, where there is no truth to measure AP with. Agreement counts every difference from FP32,
-those that happen to be right too, so it is a coarser sieve than a drop of AP: sound INT8 YOLOs had 96 to
+those that happen to be right too, so it says less than a drop of AP: sound INT8 YOLOs had 96 to
 100 on photos and video, and among them was one that had lost 0.6 AP."""
 
 

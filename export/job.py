@@ -11,7 +11,7 @@ import onnx
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales
 from edgedet.calib.verdict import MAX_DROP, Verdict
-from edgedet.contract.errors import EngineError, WeightsError
+from edgedet.contract.errors import EdgedetError, EngineError, WeightsError
 from edgedet.contract.files import output_error
 from edgedet.contract.spec import MAP_KINDS, ModelSpec
 from edgedet.export.accuracy import open_data
@@ -29,7 +29,7 @@ from edgedet.export.targets import Target
 from edgedet.export.tensorrt.plan import build_for
 from edgedet.models import make_spec
 from edgedet.models.base import Model
-from edgedet.runtime import Engine, open_engine
+from edgedet.runtime import Engine, open_engine, read_spec
 from edgedet.runtime.hardware import cores, cpu_name
 from edgedet.training.checkpoint import load_model
 from edgedet.weights import find
@@ -173,6 +173,21 @@ class _Files:
             elif self.options.keep_failed:
                 under = f"{self.stem}-failed{Path(name).suffix}"
                 self.wrote.append(self.staging.publish(name, under=under).name)
+        self._note_others(log)
+
+    def _note_others(self, log: Log) -> None:
+        """Say which other files of this model, left by earlier exports, were not made of these weights."""
+        made_of = self.graphs.spec.provenance.weights_sha256, self.graphs.spec.input.size
+        for path in sorted(self.staging.output.glob(f"{self.options.model}-*.onnx")):
+            if path.name in self.wrote or path.stem.endswith(("-failed", "-stale")):
+                continue
+            with suppress(EdgedetError):  # no file of ours, or of another version
+                spec = read_spec(path)
+                if (spec.provenance.weights_sha256, spec.input.size) != made_of:
+                    log.notes.append(
+                        f"{path.name}, of an earlier export, has other weights or another size than"
+                        f" {self.plain_name}"
+                    )
 
     def _retire(self, log: Log) -> None:
         """Rename what an earlier export left under the names that this one was refused.

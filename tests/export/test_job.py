@@ -19,6 +19,7 @@ import pytest
 from edgedet.calib import Range, Scales
 from edgedet.cli.main import run_verb
 from edgedet.export.accuracy import agreement, open_data
+from edgedet.export.graph import to_bytes, with_spec
 from edgedet.runtime import open_engine, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
 from edgedet.training.checkpoint import load_model, save_model
@@ -199,6 +200,19 @@ def test_a_refusal_leaves_no_older_int8_under_its_name(int8, exported, tmp_path,
     report = json.loads((out / "yolo-int8.report.json").read_text())
     assert note in report["notes"]
     assert "yolo-int8.onnx" not in report["wrote"]
+
+
+def test_files_of_other_weights_in_the_folder_are_said(exported, tmp_path, capsys):
+    spec = exported.graphs.decoded_spec
+    graph = exported.graphs.decoded()
+    for name, sha in (("same", spec.provenance.weights_sha256), ("other", "0" * 64)):
+        made = with_spec(graph, spec.with_(provenance=replace(spec.provenance, weights_sha256=sha)))
+        (tmp_path / f"yolo-{name}.onnx").write_bytes(to_bytes(made))
+    (tmp_path / "yolo-broken.onnx").write_bytes(b"no ONNX")
+    assert export(exported, tmp_path, "--target", "onnxruntime") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "of an earlier export" in line]
+    assert len(notes) == 1
+    assert "yolo-other.onnx, of an earlier export, has other weights" in notes[0]
 
 
 def test_ranges_of_other_weights_are_refused(int8, exported, tmp_path, capsys):
