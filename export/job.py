@@ -75,7 +75,7 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
             if verdict is not None:
                 opened[options.precision.upper()] = engines.enter_context(files.open_typed())
             rows = _rows(opened, files, gate, verdict, target, log)
-            if search is not None and verdict is not None and not target.plan:
+            if search is not None and verdict is not None and not target.plan and verdict.passed is not None:
                 rows.insert(-1, _exact_row(files, gate, verdict, log))
 
         refused = verdict is not None and not verdict.accepts(unmeasured=options.accept_unmeasured)
