@@ -15,6 +15,9 @@ from edgedet.data import Dataset
 
 DEFAULT_IMAGES = 500
 
+FLAT = 2.0
+"""Grey levels: a picture whose colours deviate by less shows nothing, be it a lens cap with its noise."""
+
 
 class CalibrationSet:
     """Up to `limit` images, evenly spread over a data set; unreadable ones are noted and skipped.
@@ -31,13 +34,15 @@ class CalibrationSet:
         self.held_out = [i for i in range(len(dataset)) if i not in chosen]
         self.skipped: list[str] = []
         self._digest = hashlib.sha256()
-        self._read = 0
+        self._read = self._flat = 0
+        self._different: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
         self._digest, self._read, self.skipped = hashlib.sha256(), 0, []
+        self._flat, self._different = 0, set()
         prepare = Preprocessor(self.spec)
         batch = np.empty((1, 3, self.spec.height, self.spec.width), np.float32)
         for i in self.indices:
@@ -47,6 +52,8 @@ class CalibrationSet:
                 self.skipped.append(e.message)
                 continue
             self._digest.update(image.tobytes())
+            self._different.add(hashlib.sha256(image.tobytes()).digest())
+            self._flat += float(image.std(axis=(0, 1)).max()) < FLAT
             self._read += 1
             prepare(image, batch[0])
             yield batch
@@ -54,6 +61,14 @@ class CalibrationSet:
     def describe(self) -> str:
         """What was read by the last iteration, in words and by the hash of its pixels."""
         return f"{self.dataset.name}, {self._read} images, sha256 {self._digest.hexdigest()[:16]}"
+
+    def doubts(self) -> str:
+        """Why ranges from what the last iteration read mean little; empty where it seems sound."""
+        if 2 * self._flat > self._read:
+            return f"{self._flat} of {self._read} calibration images show nothing (one colour all over)"
+        if self._read > 1 and 2 * len(self._different) <= self._read:
+            return f"only {len(self._different)} of {self._read} calibration images differ"
+        return ""
 
     def frames(self, limit: int) -> tuple[list[int], bool]:
         """Indices of up to `limit` images to compare INT8 with FP32 on, and whether they are held out.

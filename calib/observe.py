@@ -35,24 +35,24 @@ TOLERANCE = 0.02
 
 
 def quantisable(core: Any) -> list[str]:
-    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS, without the heads.
+    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS.
 
+    A head is among them only where an operator reads it too, as in a feature pyramid.
     Only floating point: a graph with a free batch computes sizes too, with a Shape and a Concat of numbers.
     """
     from onnx import TensorProto, shape_inference
 
     constants = {i.name for i in core.graph.initializer}
-    heads = {o.name for o in core.graph.output}
     typed = shape_inference.infer_shapes(core).graph
     real = {
         v.name
-        for v in (*typed.input, *typed.value_info)
+        for v in (*typed.input, *typed.value_info, *typed.output)
         if v.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
     }
     found: dict[str, None] = {}
     for node in core.graph.node:
         if node.op_type in OPERATORS:
-            found.update((n, None) for n in node.input if n in real - constants - heads)
+            found.update((n, None) for n in node.input if n in real - constants)
     return list(found)
 
 
@@ -129,10 +129,11 @@ def _settled(
     return settled
 
 
-def cpu_session(core: Any, outputs: Sequence[str] = ()) -> Any:
+def cpu_session(core: Any, outputs: Sequence[str] = (), *, exact: bool = False) -> Any:
     """An onnxruntime.InferenceSession of a graph on the CPU, with more tensors as outputs behind its own.
 
-    `run(None, ...)` returns the graph's own outputs where `outputs` is empty.
+    `run(None, ...)` returns the graph's own outputs where `outputs` is empty. `exact`: the graph as it is
+    written, no node fused with another: of a graph with Q/DQ the same result on every CPU.
     """
     try:
         import onnxruntime
@@ -146,6 +147,8 @@ def cpu_session(core: Any, outputs: Sequence[str] = ()) -> Any:
     graph.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in heads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if exact:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # an arena keeps what it once grew to; without it the peak is one image's tensors
     options.enable_cpu_mem_arena = False
     # between two runs the cores are needed for counting, and perhaps by others

@@ -1,8 +1,8 @@
 """`Scales`: what calibration found, bound by hash to the graph it was found on and to the data.
 
-Only activation ranges are stored. Per-channel weight scales are a pure function of the weights
-(max |w| of each output channel / 127), so the writer computes them; the cache stays a page of readable
-JSON.
+Only activation ranges are stored. Per-channel weight scales are a pure function of the weights and of the
+arithmetic that the target sums them in (`edgedet.calib.qdq`), so the writer computes them; the cache stays a
+page of readable JSON.
 
 The binding is a hash of what the graph computes with and a norm per constant. Constants are not hashed
 bit by bit: another processor or version of torch folds a norm into its convolution with other last bits,

@@ -11,7 +11,7 @@ MAX_DROP = 0.5
 
 MIN_AGREEMENT = 90.0
 """Percent, where there is no truth to measure AP with. Agreement counts every difference from FP32,
-those that happen to be right too, so it is a coarser sieve than a drop of AP: sound INT8 YOLOs had 96 to
+those that happen to be right too, so it says less than a drop of AP: sound INT8 YOLOs had 96 to
 100 on photos and video, and among them was one that had lost 0.6 AP."""
 
 
@@ -20,13 +20,14 @@ class Verdict:
     """What the gate found.
 
     measure: "AP", "mIoU" or "agreement". reference and quantised: percent. allowed: the least that
-    `quantised` may be. `passed` is None where nothing could be measured.
+    `quantised` may be. why: why nothing could be measured; `passed` is then None.
     """
 
     measure: str
     reference: float | None
     quantised: float | None
     allowed: float | None
+    why: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -36,15 +37,27 @@ class Verdict:
         # the figures are printed with two decimals; what reads as equal is equal
         return round(self.quantised, 2) >= round(self.allowed, 2)
 
-    def require(self, precision: str) -> None:
-        """Raise AccuracyGateFailed if the gate did not pass."""
-        if self.passed is False:
-            assert self.quantised is not None
-            assert self.reference is not None
-            assert self.allowed is not None
+    def accepts(self, *, unmeasured: bool = False) -> bool:
+        """Whether the artifact may be handed out; `unmeasured`: also one that nobody has measured."""
+        return unmeasured if self.passed is None else self.passed
+
+    def require(self, precision: str, *, unmeasured: bool = False) -> None:
+        """Raise AccuracyGateFailed unless the gate `accepts`: not measured is not passed."""
+        if self.accepts(unmeasured=unmeasured):
+            return
+        if self.passed is None:
+            why = self.why or "there is nothing to measure on"
             raise AccuracyGateFailed(
-                f"{precision} has {self.quantised:.2f} {self.measure}, at least {self.allowed:.2f} is"
-                f" allowed (FP32 has {self.reference:.2f}). Nothing was written for {precision}.",
-                hint="Calibrate on more typical images (--calib-data), allow more (--max-drop), or look at"
-                " it with --keep-failed.",
+                f"The accuracy of {precision} was not measured: {why}. Nothing was written for {precision}.",
+                hint="Give pictures of what the model is for: --eval-data KIND:PATH, a folder or a video;"
+                " --accept-unmeasured writes it all the same.",
             )
+        assert self.quantised is not None
+        assert self.reference is not None
+        assert self.allowed is not None
+        raise AccuracyGateFailed(
+            f"{precision} has {self.quantised:.2f} {self.measure}, at least {self.allowed:.2f} is"
+            f" allowed (FP32 has {self.reference:.2f}). Nothing was written for {precision}.",
+            hint="Calibrate on more typical images (--calib-data), allow more (--max-drop), or look at"
+            " it with --keep-failed.",
+        )

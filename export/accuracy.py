@@ -25,8 +25,8 @@ from edgedet.runtime import Engine, open_source
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 R = TypeVar("R", Detections, SegmentationMap)
-Measure: TypeAlias = Callable[[Engine], float]
-"""An engine -> percent."""
+Measure: TypeAlias = Callable[[Engine], float | None]
+"""An engine -> percent; None where the data has nothing to measure it by."""
 
 MAX_FRAMES = 100
 
@@ -91,8 +91,9 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
 def average_precision(dataset: Dataset, *, progress: bool) -> Measure:
     """VOC's 11-point AP at IoU 0.5 over the whole data set, in percent."""
 
-    def measure(engine: Engine) -> float:
-        return 100 * evaluate(engine_under_test(engine), dataset, coco=False, progress=progress).ap11
+    def measure(engine: Engine) -> float | None:
+        found = evaluate(engine_under_test(engine), dataset, coco=False, progress=progress)
+        return _percent(found.ap11 if any(c.objects for c in found.classes) else None)
 
     return measure
 
@@ -126,8 +127,8 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
 def mean_iou(dataset: Dataset, *, progress: bool) -> Measure:
     """Mean IoU over the whole data set, void left out, in percent."""
 
-    def measure(engine: Engine) -> float:
-        return 100 * evaluate_semantic(engine_under_test(engine), dataset, progress=progress).mean_iou
+    def measure(engine: Engine) -> float | None:
+        return _percent(evaluate_semantic(engine_under_test(engine), dataset, progress=progress).mean_iou)
 
     return measure
 
@@ -202,6 +203,11 @@ def _results(predict: ModelUnderTest, images: Sequence[Image], kind: type[R]) ->
         result = predict(image)
         assert isinstance(result, kind), f"got {type(result).__name__}, expected {kind.__name__}"
         yield result
+
+
+def _percent(share: float | None) -> float | None:
+    """A share in percent; None where there is none (a mean over no class is not a number)."""
+    return None if share is None or np.isnan(share) else 100 * share
 
 
 def _spread(length: int, limit: int) -> list[int]:

@@ -58,6 +58,8 @@ def calibrate(options: ExportOptions, source: CalibrationSet | Scales, core: Any
             )
         how = f"in {time.perf_counter() - started:.0f} s"
         skipped = source.skipped
+        if doubts := source.doubts():
+            log.notes.append(f"{doubts}: the ranges mean little; give typical --calib-data")
     if skipped:
         log.notes.append(f"calibration skipped {len(skipped)} unreadable images, the first: {skipped[0]}")
     log.console.line(

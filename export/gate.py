@@ -13,7 +13,7 @@ from edgedet.calib import PLACEMENTS, Quantised, Scales, quantise
 from edgedet.calib.images import CalibrationSet
 from edgedet.calib.qdq import quantisable_layers
 from edgedet.calib.sensitivity import rank
-from edgedet.calib.verdict import Verdict
+from edgedet.calib.verdict import MAX_DROP, Verdict
 from edgedet.contract.preprocess import preprocess
 from edgedet.contract.spec import Input
 from edgedet.data import Dataset
@@ -34,7 +34,7 @@ class Gate:
     """How good FP32 is and how good anything else may be. `measure` is None where nothing can be measured.
 
     kind: "AP", "mIoU" or "agreement"; data: where; reference, allowed: percent; metric: the key under
-    which a spec says what was measured, empty where it is no accuracy.
+    which a spec says what was measured, empty where it is no accuracy; unmeasured: why there is no measure.
     """
 
     kind: str = ""
@@ -43,11 +43,15 @@ class Gate:
     reference: float | None = None
     allowed: float | None = None
     metric: str = ""
+    unmeasured: str = ""
 
     def judge(self, engine: Engine) -> Verdict:
         """Measure an engine and compare."""
-        found = None if self.measure is None else self.measure(engine)
-        return Verdict(self.kind, self.reference, found, self.allowed)
+        if self.measure is None:
+            return Verdict(self.kind, self.reference, None, self.allowed, self.unmeasured)
+        found = self.measure(engine)
+        why = "" if found is not None else f"{self.data} gives it no {self.kind}"
+        return Verdict(self.kind, self.reference, found, self.allowed, why)
 
 
 def make_gate(
@@ -58,20 +62,28 @@ def make_gate(
     if isinstance(evaluation, Dataset):
         measure = task.labelled(evaluation, progress=log.console.bars)
         found = measure(reference)
+        if found is None:
+            return _unmeasured(f"{evaluation.name} holds nothing that the model could find", log)
+        # a share of nothing: whatever INT8 has would pass
+        if found <= min(options.max_drop, MAX_DROP):
+            return _unmeasured(f"FP32 itself has {found:.2f} {task.short} on {evaluation.name}", log)
         log.facts["accuracy"] = {"measure": task.full, "data": evaluation.name}
         return Gate(task.short, evaluation.name, measure, found, found - options.max_drop, task.metric)
     frames = frames_of(evaluation, calibration)
     if frames is None:
-        log.notes.append("accuracy: no images to measure on; give --eval-data KIND:PATH, or a video")
-        return Gate()
+        return _unmeasured("no images to measure on", log)
     compared = task.agreement(reference, frames)
     if compared is None:
-        log.notes.append(f"accuracy: FP32 finds nothing on {frames.name}; give other --eval-data")
-        return Gate()
+        return _unmeasured(f"FP32 finds nothing on {frames.name}", log)
     what = f"agreement with FP32's {task.results}"
     log.facts["accuracy"] = {"measure": what, "data": frames.name}
     log.notes.append(f"{what} on {frames.name}; labelled --eval-data gives {task.short}")
     return Gate("agreement", frames.name, compared, 100.0, options.min_agreement)
+
+
+def _unmeasured(why: str, log: Log) -> Gate:
+    log.notes.append(f"accuracy: {why}; give other --eval-data KIND:PATH, or a video")
+    return Gate(unmeasured=why)
 
 
 def frames_of(evaluation: Eval, calibration: Calibration) -> Frames | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales
-from edgedet.calib.verdict import Verdict
-from edgedet.contract.errors import EngineError, WeightsError
+from edgedet.calib.verdict import MAX_DROP, Verdict
+from edgedet.contract.errors import EdgedetError, EngineError, WeightsError
+from edgedet.contract.files import output_error
 from edgedet.contract.spec import MAP_KINDS, ModelSpec
 from edgedet.export.accuracy import open_data
 from edgedet.export.calibrate import calibrate, open_calibration
@@ -28,7 +29,7 @@ from edgedet.export.targets import Target
 from edgedet.export.tensorrt.plan import build_for
 from edgedet.models import make_spec
 from edgedet.models.base import Model
-from edgedet.runtime import Engine, open_engine
+from edgedet.runtime import Engine, open_engine, read_spec
 from edgedet.runtime.hardware import cores, cpu_name
 from edgedet.training.checkpoint import load_model
 from edgedet.weights import find
@@ -37,8 +38,9 @@ from edgedet.weights import find
 def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
     """Do it all; the caller shows the report and lets its verdict raise.
 
-    Where the gate fails, FP32 and the report are written, but nothing of the precision that failed
-    (unless `keep_failed`, and then under a name that says so).
+    Where the gate fails, or has nothing to measure on, FP32 and the report are written, but nothing of the
+    precision that failed (unless `keep_failed`, and then under a name that says so). A file of that
+    precision from an earlier export gets a name that says so too: it does not belong to this FP32.
 
     Raises:
         EdgedetError: as its parts do. Nothing half-made stays behind.
@@ -71,16 +73,18 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
                 search = Search(options, target, graphs.core, scales, frames, spec.input, log)
             quantised, verdict = _typed(options, files, search, gate, log)
             if verdict is not None:
-                opened[options.precision.upper()] = engines.enter_context(files.open(files.typed_name))
+                opened[options.precision.upper()] = engines.enter_context(files.open_typed())
             rows = _rows(opened, files, gate, verdict, target, log)
+            if search is not None and verdict is not None and not target.plan and verdict.passed is not None:
+                rows.insert(-1, _exact_row(files, gate, verdict, log))
 
-        failed = verdict is not None and verdict.passed is False
-        if target.plan and (not failed or options.keep_failed):
+        refused = verdict is not None and not verdict.accepts(unmeasured=options.accept_unmeasured)
+        if target.plan and (not refused or options.keep_failed):
             plan = build_for(target, options, files.graph, files.spec, quantised.int8, log)
             if plan is not None:
                 staging.write(files.plan_name, plan)
                 rows[-1] = replace(rows[-1], size=len(plan))
-        files.publish(failed=failed)
+        files.publish(log, refused=refused)
         reports = [f"{options.stem(target)}.report.{ending}" for ending in ("json", "html")]
         report = ExportReport(
             model=options.model,
@@ -148,17 +152,58 @@ class _Files:
     def open(self, name: str, *, precision: str | None = None) -> Engine:
         return open_engine(self.staging.folder / name, engine=self.target.engine, precision=precision)
 
-    def publish(self, *, failed: bool) -> None:
-        """Give the files their names; what failed the gate gets one that says so, or none."""
+    def open_typed(self) -> Engine:
+        """The precision asked for, in the arithmetic that the gate judges."""
+        return self.open(self.typed_name, precision=self.target.judged_in)
+
+    def open_exact(self) -> Engine:
+        """The precision asked for, as its graph is written: the same on every CPU."""
+        return open_engine(self.staging.folder / self.typed_name, engine="onnxruntime", precision="exact")
+
+    def publish(self, log: Log, *, refused: bool) -> None:
+        """Give the files their names; what the gate refused gets one that says so, or none."""
+        if refused:
+            self._retire(log)
         self.wrote.append(self.staging.publish(self.plain_name).name)
         for name in (self.typed_name, self.plan_name):
             if name == self.plain_name or not (self.staging.folder / name).exists():
                 continue
-            if not failed:
+            if not refused:
                 self.wrote.append(self.staging.publish(name).name)
             elif self.options.keep_failed:
                 under = f"{self.stem}-failed{Path(name).suffix}"
                 self.wrote.append(self.staging.publish(name, under=under).name)
+        self._note_others(log)
+
+    def _note_others(self, log: Log) -> None:
+        """Say which other files of this model, left by earlier exports, were not made of these weights."""
+        made_of = self.graphs.spec.provenance.weights_sha256, self.graphs.spec.input.size
+        for path in sorted(self.staging.output.glob(f"{self.options.model}-*.onnx")):
+            if path.name in self.wrote or path.stem.endswith(("-failed", "-stale")):
+                continue
+            with suppress(EdgedetError):  # no file of ours, or of another version
+                spec = read_spec(path)
+                if (spec.provenance.weights_sha256, spec.input.size) != made_of:
+                    log.notes.append(
+                        f"{path.name}, of an earlier export, has other weights or another size than"
+                        f" {self.plain_name}"
+                    )
+
+    def _retire(self, log: Log) -> None:
+        """Rename what an earlier export left under the names that this one was refused.
+
+        Left as it is, it would be taken for the INT8 of the FP32 that is written now.
+        """
+        for name in (self.typed_name, self.plan_name):
+            old = self.staging.output / name
+            if name == self.plain_name or not old.exists():
+                continue
+            stale = old.with_name(f"{self.stem}-stale{old.suffix}")
+            try:
+                old.replace(stale)
+            except OSError as e:
+                raise output_error(stale, e) from e
+            log.notes.append(f"{name} of an earlier export does not belong to these files: now {stale.name}")
 
 
 def _load(options: ExportOptions, weights: Path, log: Log) -> tuple[Model, ModelSpec]:
@@ -225,12 +270,17 @@ def _typed(
         return plain, None
     calibration = f"{search.scales.method}, {search.scales.data}" if search else ""
 
+    measured_with: list[str] = []
+
     def judge(quantised: Quantised) -> Verdict:
         files.typed(quantised, {}, calibration)
-        with files.open(files.typed_name) as engine:
+        with files.open_typed() as engine:
+            measured_with.append(engine.name)
             return gate.judge(engine)
 
     quantised, verdict = first_that_passes(iter(search or [plain]), judge, log)
+    if verdict.quantised is not None:
+        log.facts["accuracy"] = {**log.facts["accuracy"], "measured with": measured_with[-1]}
     if gate.metric and verdict.quantised is not None:
         metrics = {f"{gate.metric}@{gate.data}": round(verdict.quantised / 100, 5)}
         files.typed(quantised, metrics, calibration)
@@ -253,6 +303,23 @@ def _typed(
             "activations": placement.activations,
         }
     return quantised, verdict
+
+
+def _exact_row(files: _Files, gate: Gate, verdict: Verdict, log: Log) -> Row:
+    """The deployed INT8 graph in exact arithmetic, beside what this CPU's INT8 kernels make of it.
+
+    The gate judges what runs here; where the two differ, another CPU may differ too.
+    """
+    with files.open_exact() as engine:
+        exact = gate.judge(engine).quantised
+    if exact is not None and verdict.quantised is not None:
+        log.facts["accuracy"] = {**log.facts["accuracy"], "in exact arithmetic": round(exact, 3)}
+        if abs(exact - verdict.quantised) > MAX_DROP:
+            log.notes.append(
+                f"INT8 has {verdict.quantised:.2f} {verdict.measure} with the kernels of this CPU and"
+                f" {exact:.2f} in exact arithmetic: measure it where it will run"
+            )
+    return Row("INT8 exact", files.size(files.typed_name), accuracy=exact)
 
 
 def _rows(

@@ -40,6 +40,7 @@ class ExportOptions:
     min_agreement: float = MIN_AGREEMENT
     sensitivity: bool = False
     keep_failed: bool = False
+    accept_unmeasured: bool = False
 
     def check(self) -> Target:
         """The target; raises a named error for all that can be known to be wrong before any work."""

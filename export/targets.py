@@ -13,14 +13,24 @@ class Target:
     """Where an artifact will run.
 
     engine: what runs it here, for the gate and for latency. plan: it becomes a TensorRT plan, in float16
-    types beside INT8; `engine` then only emulates its arithmetic, and its latency is none of the target's.
-    suffix: of file names.
+    types beside INT8; `engine` then only computes what the graph says, and its latency is none of the
+    target's. suffix: of file names.
     """
 
     name: str
     engine: str
     plan: bool = False
     suffix: str = ""
+
+    @property
+    def judged_in(self) -> str | None:
+        """The precision in which `engine` runs what the gate measures; None: as it is deployed.
+
+        A plan's INT8 runs on a GPU, which sums products of integers exactly. The INT8 kernels of the CPU
+        that happens to export it say nothing of that: some saturate, and a plan's 8 bit weights are not
+        chosen to spare them (`Placement.pairs_fit`).
+        """
+        return "exact" if self.plan else None
 
 
 TARGETS = {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
+PrecisionName = Literal["fp32", "bf16", "exact"]
 
 
 def evaluate(
@@ -45,6 +46,14 @@ def evaluate(
     engine: Annotated[
         EngineName, typer.Option(help="What runs the ONNX files; torch runs checkpoints.")
     ] = "auto",
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(
+            help="exact: ONNX files as they are written, without INT8 kernels, the same on every CPU"
+            " (onnxruntime; slow).",
+            show_default="the engine's",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only this many images, evenly spread.", show_default="all")
     ] = None,
@@ -82,7 +91,7 @@ def evaluate(
 
     results: dict[str, Metrics | SegmentationMetrics] = {}
     for name, model in zip(labels(models), models, strict=True):
-        with opened(model, engine) as predict:
+        with opened(model, engine, precision) as predict:
             results[name] = measure(predict)
     if json_output:
         found = [{"model": name, **json.loads(m.to_json())} for name, m in results.items()]
@@ -93,7 +102,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def opened(model: str, engine: str) -> Iterator[ModelUnderTest]:
+def opened(model: str, engine: str, precision: str | None = None) -> Iterator[ModelUnderTest]:
     """The predictor of an ONNX file, a checkpoint or a shipped model; closed at the end of the block.
 
     Raises:
@@ -103,6 +112,11 @@ def opened(model: str, engine: str) -> Iterator[ModelUnderTest]:
     path = Path(model)
     bare = not path.suffix and not path.exists() and path.name == model
     if bare or path.suffix == ".safetensors":
+        if precision is not None:
+            raise UsageError(
+                f"--precision is for ONNX files, and {model!r} is a checkpoint: torch runs it in FP32.",
+                hint="Export it first (edgedet-export), or leave --precision out.",
+            )
         if engine not in ("auto", "torch"):
             raise UsageError(
                 f"{engine} cannot run the checkpoint {model!r}.",
@@ -124,7 +138,9 @@ def opened(model: str, engine: str) -> Iterator[ModelUnderTest]:
         )
     from edgedet.runtime import open_engine
 
-    with open_engine(path, engine=engine) as opened_engine:
+    if precision == "exact" and engine == "auto":
+        engine = "onnxruntime"
+    with open_engine(path, engine=engine, precision=precision) as opened_engine:
         yield engine_under_test(opened_engine)
 
 

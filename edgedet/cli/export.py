@@ -62,12 +62,17 @@ def export(
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="Keep what the gate refused, as NAME-failed.")
     ] = False,
+    accept_unmeasured: Annotated[
+        bool,
+        typer.Option("--accept-unmeasured", help="Write it even where the gate has nothing to measure on."),
+    ] = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Export a model: ONNX, checked against the eager model; FP16 or INT8 for a target; a TensorRT plan.
 
-    Exit code 3: the INT8 or FP16 model lost more accuracy than allowed, and was not written.
+    Exit code 3: the INT8 or FP16 model lost more accuracy than allowed, or nothing could be measured, and
+    it was not written.
 
     Example: edgedet-export --model yolo --int8 --calib-data voc:VOCdevkit --eval-data voc:VOCdevkit -o out
     """
@@ -102,6 +107,7 @@ def export(
             min_agreement=min_agreement,
             sensitivity=sensitivity,
             keep_failed=keep_failed,
+            accept_unmeasured=accept_unmeasured,
         ),
         LabelledConsole(console, quiet=json_output),
     )
@@ -110,7 +116,7 @@ def export(
     else:
         show(report, console, output)
     if report.verdict is not None:
-        report.verdict.require(report.precision.upper())
+        report.verdict.require(report.precision.upper(), unmeasured=accept_unmeasured)
 
 
 def show(report: ExportReport, console: Console, output: Path) -> None:

@@ -3,6 +3,11 @@
 Why its settings: idle worker threads do not spin, because capture and preprocessing share the cores.
 A graph whose Q/DQ have float16 scales (typed for TensorRT) is run unfused: ONNX Runtime's fused INT8
 kernels compute such graphs wrongly.
+
+The precision "exact" runs the graph as it is written, node by node: what Q/DQ means, with sums in float32,
+in which products of 8-bit integers are exact. No INT8 kernel takes part, so it says the same on every
+CPU, while fused kernels differ from CPU to CPU: those without INT8 dot products add pairs of products in
+saturating 16 bits. It is several times slower than either.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ except ImportError as e:
     raise MissingDependency("ONNX Runtime", extra="onnxruntime", purpose="The engine 'onnxruntime'") from e
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+EXACT = "exact"
 _FATAL_ONLY = 4  # we report errors ourselves; the library's own log stays silent
 
 
@@ -54,27 +60,40 @@ def open_model(
     if device not in PROVIDERS or PROVIDERS[device] not in ort.get_available_providers():
         have = [d for d, p in PROVIDERS.items() if p in ort.get_available_providers()]
         raise EngineError(f"This ONNX Runtime has no device {device!r}, only: {', '.join(have)}.")
-    if precision not in (None, "fp32"):
+    if precision not in (None, "fp32", EXACT):
         raise EngineError(
             f"ONNX Runtime computes in the precision of the file, not in {precision!r}.",
             hint="Use the engine 'openvino', or export the model with --fp16.",
         )
-    return OnnxRuntimeEngine(path, spec, device, threads, streams)
+    if precision == EXACT and device != "CPU":
+        raise EngineError(f"Exact arithmetic runs on the CPU, not on {device}.", hint="Leave the device out.")
+    return OnnxRuntimeEngine(path, spec, device, threads, streams, exact=precision == EXACT)
 
 
 class OnnxRuntimeEngine:
     """An Engine (edgedet.runtime.engines.engine) over one ONNX Runtime session."""
 
-    def __init__(self, path: Path, spec: ModelSpec, device: str, threads: int | None, streams: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        device: str,
+        threads: int | None,
+        streams: int,
+        *,
+        exact: bool = False,
+    ) -> None:
         self.spec = spec
         self.streams = streams
-        self.name = f"ONNX Runtime {device} {spec.precision}"
+        self.name = f"ONNX Runtime {device} {spec.precision}" + " exact" * exact
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None or streams > 1:
             options.intra_op_num_threads = max(1, (threads or cores()) // streams)
-        if has_half_scales(path):
+        if exact:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif has_half_scales(path):
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session: Any = ort.InferenceSession(

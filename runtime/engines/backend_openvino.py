@@ -217,6 +217,11 @@ def _check_device(core: Any, device: str, precision: str) -> None:
         raise EngineError(
             f"OpenVINO has no device {device!r} here, only: {', '.join(core.available_devices)}.",
         )
+    if precision == "exact":
+        raise EngineError(
+            "OpenVINO fuses INT8 into kernels that differ from CPU to CPU: it has no exact arithmetic.",
+            hint="Use the engine 'onnxruntime' for it.",
+        )
     if precision not in PRECISIONS:
         raise EngineError(f"OpenVINO knows no precision {precision!r}, only: {', '.join(PRECISIONS)}.")
     if precision == "fp32" or family in ("AUTO", "HETERO", "MULTI"):

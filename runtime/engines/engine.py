@@ -132,7 +132,8 @@ def open_engine(
         device: the library's own name of a device; the CPU by default.
         threads: CPU threads for inference; the library's choice (one per core) by default.
         precision: the arithmetic of what is not quantised, "fp32" (default, so that figures are
-            comparable between engines) or "bf16" (OpenVINO on CPUs that have it).
+            comparable between engines) or "bf16" (OpenVINO on CPUs that have it); "exact" runs the graph
+            as it is written, without INT8 kernels, the same on every CPU (ONNX Runtime; slow).
         streams: inferences at the same time that share the threads: 1 answers soonest, one per core
             gives most frames a second.
         spec: what the file's tensors mean, where it does not carry that itself; by default its own.

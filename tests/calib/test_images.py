@@ -64,6 +64,26 @@ def test_spread_and_held_out(folder):
     assert everything.frames(100) == (list(range(10)), False)
 
 
+def test_pictures_that_show_nothing_are_said(folder, tmp_path_factory):
+    def doubts(images: list[np.ndarray]) -> str:
+        path = tmp_path_factory.mktemp("set")
+        for i, image in enumerate(images):
+            cv2.imwrite(str(path / f"{i}.png"), image)
+        some = CalibrationSet(open_dataset(f"folder:{path}"), SPEC)
+        assert sum(1 for _ in some) == len(images)
+        return some.doubts()
+
+    rng = np.random.default_rng(0)
+    real = [cv2.imread(str(p)) for p in sorted(folder.iterdir())]
+    dark = [rng.integers(0, 4, (40, 60, 3), np.uint8) for _ in range(24)]
+    grey = [np.full((40, 60, 3), (10, 90, 200), np.uint8)] * 3
+    assert doubts(real) == doubts(real[:1]) == ""
+    assert doubts(real[:6] + dark[:4]) == ""
+    assert doubts(dark) == "24 of 24 calibration images show nothing (one colour all over)"
+    assert doubts(real[:2] + grey) == "3 of 5 calibration images show nothing (one colour all over)"
+    assert doubts([real[0]] * 9 + [real[1]]) == "only 2 of 10 calibration images differ"
+
+
 def test_an_empty_folder(tmp_path):
     with pytest.raises(EmptyDataset):
         open_dataset(f"folder:{tmp_path}")

@@ -42,6 +42,20 @@ def test_json(models, bright, capsys, engine):
     assert raw["problems"] == {"counts": {}, "list": []}
 
 
+def test_exact_arithmetic(models, bright, capsys):
+    arguments = [models[0], "--data", f"voc:{bright}", "--precision", "exact", "--json"]
+    assert run_verb("eval", arguments) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["ap11"] == pytest.approx(0.5)
+    for more, code, says in (
+        (["--engine", "openvino"], 1, "Use the engine 'onnxruntime'"),
+        (["--precision", "int4"], 2, "int4"),
+    ):
+        assert run_verb("eval", [*arguments, *more]) == code
+        assert says in capsys.readouterr().err
+    assert run_verb("eval", ["yolo", *arguments[1:]]) == 2
+    assert "--precision is for ONNX files" in capsys.readouterr().err
+
+
 def test_a_checkpoint(bright, tmp_path, capsys):
     pytest.importorskip("torch")
     from edgedet.models import build, make_spec

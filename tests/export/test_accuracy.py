@@ -176,6 +176,25 @@ def test_mean_iou_in_percent(mappers, pictures, tmp_path):
         open_data(f"masks:{tmp_path}", "all", "detection")
 
 
+def test_nothing_to_find_is_no_measure(engines, pictures):
+    """A data set without objects, and FP32 that finds none of them: 0 would pass whatever INT8 has."""
+    folder = open_dataset(f"folder:{pictures}")
+    options = ExportOptions("yolo", Path(), max_drop=0.5)
+    none, one = np.zeros((0, 4), np.float32), np.array([[1, 1, 2, 2]], np.float32)
+    cases = (
+        ("empty", none, "empty holds nothing that the model could find"),
+        ("tiny", one, "FP32 itself has 0.00 AP on tiny"),
+    )
+    for name, boxes, why in cases:
+        labels, ignore = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), bool)
+        truths = [Truth(t.path, boxes, labels, ignore) for t in folder.truths]
+        log = Log(LabelledConsole(Console(file=io.StringIO()), quiet=True))
+        gate = make_gate(options, engines[0], Dataset(name, engines[0].spec.classes, truths), None, log)
+        verdict = gate.judge(engines[0])
+        assert (verdict.passed, verdict.quantised, verdict.why) == (None, None, why)
+        assert why in log.notes[0]
+
+
 def test_the_yardstick_of_a_semantic_model(mappers, pictures):
     options = ExportOptions("grey", Path(), max_drop=0.5, min_agreement=80)
     log = Log(LabelledConsole(Console(file=io.StringIO())))

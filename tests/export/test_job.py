@@ -12,13 +12,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from edgedet.calib import Range, Scales
 from edgedet.cli.main import run_verb
+from edgedet.export.accuracy import agreement, open_data
+from edgedet.export.graph import to_bytes, with_spec
 from edgedet.runtime import open_engine, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
+from edgedet.training.checkpoint import load_model, save_model
 
 
 def files(folder: Path) -> list[str]:
@@ -61,8 +65,15 @@ def test_int8_for_openvino(int8, exported):
     assert report["facts"]["quantisation"]["int8 convolutions"] == 54
     assert report["facts"]["calibration"]["images"] == 6
     assert "4 images held out" in report["facts"]["accuracy"]["data"]
-    assert [r["name"] for r in report["rows"]][0::2][:2] == ["FP32", "INT8"] or len(report["rows"]) == 2
-    assert all(0 < r["p50"] <= r["p99"] for r in report["rows"])
+    rows = {r["name"]: r for r in report["rows"]}
+    assert [n for n in rows if n != "BF16"] == ["FP32", "INT8 exact", "INT8"]
+    assert all(0 < r["p50"] <= r["p99"] for n, r in rows.items() if n != "INT8 exact")
+    # what runs here and what is written, side by side; the gate judges what runs
+    exact = rows["INT8 exact"]["accuracy"]
+    assert rows["INT8 exact"]["p50"] is None
+    assert exact == pytest.approx(report["facts"]["accuracy"]["in exact arithmetic"], abs=1e-3)
+    assert exact == pytest.approx(rows["INT8"]["accuracy"], abs=10)
+    assert report["facts"]["accuracy"]["measured with"] == "OpenVINO CPU int8"
     assert report["verdict"]["passed"] is True
     assert set(report["wrote"]) == set(files(out))
     page = (out / "yolo-int8.report.html").read_text()
@@ -79,7 +90,7 @@ def test_the_same_cache_serves_the_plan(int8, exported, tmp_path, capsys):
     pytest.importorskip("tensorrt_rtx")
     cache = str(int8[0] / "yolo.calibration.json")
     plan = ["--target", "tensorrt-rtx", "--sm", "86,89"]
-    code = export(exported, tmp_path, "--int8", *plan, "--calib-cache", cache)
+    code = export(exported, tmp_path, "--int8", *plan, "--calib-cache", cache, "--accept-unmeasured")
     shown = capsys.readouterr().out
     assert code == 0
     assert "convolutions in the plan: 54 int8; 54 int8 expected" in shown
@@ -113,6 +124,95 @@ def test_the_gate_refuses_bad_ranges(int8, exported, pictures, tmp_path, capsys,
     report = json.loads((out / "yolo-int8.report.json").read_text())
     assert report["verdict"]["passed"] is False
     assert len(report["sensitivity"]) == 54
+
+
+def test_a_plan_is_judged_in_exact_arithmetic(int8, exported, pictures, tmp_path):
+    """Its INT8 runs on a GPU: what this CPU's INT8 kernels make of its weights says nothing."""
+    cache = str(int8[0] / "yolo.calibration.json")
+    data = ["--calib-cache", cache, "--eval-data", f"folder:{pictures}", "--min-agreement", "0"]
+    assert export(exported, tmp_path, "--int8", "--target", "tensorrt", *data) == 0
+    report = json.loads((tmp_path / "yolo-int8-tensorrt.report.json").read_text())
+    assert report["facts"]["accuracy"]["measured with"] == "ONNX Runtime CPU int8 exact"
+    assert [r["name"] for r in report["rows"]] == ["FP32", "INT8"], "there is but one arithmetic"
+
+    with open_engine(tmp_path / "yolo.onnx", engine="onnxruntime") as plain:
+        measure = agreement(plain, open_data(f"folder:{pictures}", "val"))
+        assert measure is not None
+    file = tmp_path / "yolo-int8-tensorrt.onnx"
+    with open_engine(file, engine="onnxruntime", precision="exact") as exact:
+        assert report["verdict"]["quantised"] == pytest.approx(measure(exact))
+
+
+def black(folder: Path, count: int = 12) -> Path:
+    """As a camera with its cap on gives them: black, with a little noise."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 3, (96, 144, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["no pictures", "black pictures"])
+def test_what_nobody_measured_is_not_written(int8, exported, tmp_path, capsys, kind):
+    plenty = load_model(exported.path)
+    blind = tmp_path / "blind.safetensors"  # finds nothing anywhere: no score reaches the threshold
+    spec = plenty[1].with_(thresholds=replace(plenty[1].thresholds, score=1.0))
+    save_model(blind, plenty[0].state_dict(), spec, {"width": 32})
+    if kind == "no pictures":
+        data = ["--calib-cache", str(int8[0] / "yolo.calibration.json")]
+        why = "no images to measure on"
+    else:
+        data = ["--calib-data", f"folder:{black(tmp_path / 'black')}"]
+        why = "FP32 finds nothing on 12 images that it was calibrated on"
+    common = ["--weights", str(blind), "--int8", "--target", "onnxruntime", *data]
+    out = tmp_path / "out"
+    assert run_verb("export", [*common, "-o", str(out)]) == 3
+    captured = capsys.readouterr()
+    assert "error [AccuracyGateFailed]: The accuracy of INT8 was not measured" in captured.err
+    assert why in captured.err
+    assert "--accept-unmeasured" in captured.err
+    assert "gate: not measured" in captured.out
+    assert "yolo.onnx" in files(out)
+    assert not [n for n in files(out) if "int8" in n and not n.startswith("yolo-int8.report.")]
+    report = json.loads((out / "yolo-int8.report.json").read_text())
+    assert report["verdict"]["passed"] is None
+    assert why in report["verdict"]["why"]
+    if kind == "black pictures":
+        assert "12 of 12 calibration images show nothing" in captured.out
+
+    assert run_verb("export", [*common, "-o", str(out), "--accept-unmeasured"]) == 0
+    assert read_spec(out / "yolo-int8.onnx").metrics == {}
+
+
+def test_a_refusal_leaves_no_older_int8_under_its_name(int8, exported, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "yolo-int8.onnx").write_bytes(b"older")
+    (out / "yolo-int8-rtx.onnx").write_bytes(b"another target's")
+    cache = str(int8[0] / "yolo.calibration.json")
+    arguments = ["--int8", "--target", "onnxruntime", "--calib-cache", cache]
+    assert export(exported, out, *arguments) == 3
+    note = "yolo-int8.onnx of an earlier export does not belong to these files: now yolo-int8-stale.onnx"
+    assert note in capsys.readouterr().out
+    assert not (out / "yolo-int8.onnx").exists()
+    assert (out / "yolo-int8-stale.onnx").read_bytes() == b"older"
+    assert (out / "yolo-int8-rtx.onnx").read_bytes() == b"another target's"
+    report = json.loads((out / "yolo-int8.report.json").read_text())
+    assert note in report["notes"]
+    assert "yolo-int8.onnx" not in report["wrote"]
+
+
+def test_files_of_other_weights_in_the_folder_are_said(exported, tmp_path, capsys):
+    spec = exported.graphs.decoded_spec
+    graph = exported.graphs.decoded()
+    for name, sha in (("same", spec.provenance.weights_sha256), ("other", "0" * 64)):
+        made = with_spec(graph, spec.with_(provenance=replace(spec.provenance, weights_sha256=sha)))
+        (tmp_path / f"yolo-{name}.onnx").write_bytes(to_bytes(made))
+    (tmp_path / "yolo-broken.onnx").write_bytes(b"no ONNX")
+    assert export(exported, tmp_path, "--target", "onnxruntime") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "of an earlier export" in line]
+    assert len(notes) == 1
+    assert "yolo-other.onnx, of an earlier export, has other weights" in notes[0]
 
 
 def test_ranges_of_other_weights_are_refused(int8, exported, tmp_path, capsys):
