@@ -153,7 +153,9 @@ class CpuPredictor:
         self._out: set[CpuTicket] = set()
         self._idle = threading.Condition()
         self._closed = self._hung = False
-        self._slots = Slots([_Slot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)])
+        with self._named():
+            slots = [_Slot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)]
+        self._slots = Slots(slots)
 
     def reserve(self) -> _Slot:
         """See Predictor."""
@@ -290,7 +292,8 @@ class CpuPredictor:
             self._idle.wait_for(lambda: not self._out or self._hung, self.timeout + GRACE)
             idle = not self._out and not self._hung
         if idle:  # else an engine that hangs still writes into its buffers: better a leak than a crash
-            self.engine.close()
+            with self._named():
+                self.engine.close()
 
     def _abandon(self, ticket: CpuTicket) -> None:
         """Engines write into buffers until they are waited for; what another thread collects is its own."""
