@@ -1,4 +1,4 @@
-"""Whatever fails, hangs or is late: a run ends with a named error or a whole output, and leaves nothing behind.
+"""Whatever fails, hangs or is late: a run ends with a named error or a whole output, and leaves nothing.
 
 EDGEDET_CHAOS=1000 runs as many seeds.
 """
@@ -13,8 +13,8 @@ from random import Random
 
 import numpy as np
 import pytest
-
 from chaos_engine import SITES, ChaosEngine, ChaosSink, ChaosSource, Faults, boxes_spec, map_spec
+
 from edgedet.contract.errors import EdgedetError, EngineError
 from edgedet.contract.frames import Notice
 from edgedet.contract.results import Detections
@@ -39,9 +39,9 @@ class Run:
 
 
 def plan(random: Random) -> Faults:
-    sites = random.sample(sorted(SITES), random.choice((0, 1, 1, 1, 2, 3)))
+    sites = random.sample(sorted(SITES), random.choice((0, 1, 2, 2, 3, 4)))
     return Faults(
-        {s: (random.choice((0, 0, 1, 3, 8)), random.choice(SITES[s]), random.random() < 0.3) for s in sites},
+        {s: (random.choice((0, 1, 2, 5)), random.choice(SITES[s]), random.random() < 0.3) for s in sites},
         random.randrange(1 << 30),
     )
 
@@ -62,10 +62,10 @@ def test_a_run_ends_by_name_or_whole(seed: int) -> None:
     except EdgedetError:
         return
     predictor = TiledPredictor(inner) if tiles else inner
-    source = ChaosSource(faults, random.choice((0, 1, 5, 30)), live=live, deaf=random.random() < 0.2)
+    source = ChaosSource(faults, random.choice((0, 7, 30, 30)), live=live, deaf=random.random() < 0.2)
     overlay = Overlay(spec.classes) if random.random() < 0.3 else None
     drawn = overlay is not None
-    sinks = [ChaosSink(faults, f"sink {i}", drawn=drawn) for i in range(random.choice((0, 1, 2)))]
+    sinks = [ChaosSink(faults, f"sink {i}", drawn=drawn) for i in range(random.choice((0, 1, 1, 2)))]
     limit = random.choice((None, None, 1, 7))
     silent = live and faults.plan.get("grab", (0, "", False))[1] == "hang"  # for as long as it likes
     stopped = silent or random.random() < 0.25
