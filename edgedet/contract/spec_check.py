@@ -54,7 +54,7 @@ def build(kind: type[T], raw: object, where: str) -> T:
     """
     if not isinstance(raw, dict):
         raise SpecError(f"{where} is {_short(raw)}, expected an object.")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(map(str, raw)) - set(known))
     if unknown:
@@ -136,7 +136,7 @@ def problem(spec: ModelSpec) -> str:
 
 def _types(value: Any, where: str) -> str:
     """The first field, however deep, whose value is not of its annotated type."""
-    for name, hint in _hints(type(value)).items():
+    for name, hint in _hints(type(value)).items():  # type: ignore[arg-type]
         if name not in {f.name for f in fields(value)}:
             continue
         inner, path = getattr(value, name), f"{where}{name}"
