@@ -271,16 +271,13 @@ class Pipeline:
     def _next_result(self) -> Any:
         """What comes next; the end, too, where a stage does not come back."""
         while True:
-            try:
-                return self._results.get(timeout=Watch.INTERVAL)
-            except Empty:
-                stage = self._watch.look()
-                if stage is None:
-                    continue
+            if stage := self._watch.look():
                 self._fail(stage, _late(stage, self._watch.timeout))
                 self._end()
                 if stage != "capture":  # what was captured before is still on its way
                     return _END
+            with suppress(Empty):
+                return self._results.get(timeout=Watch.INTERVAL)
 
     def _write(self, item: tuple[Frame, Result] | Notice) -> bool:
         """One result or notice into every sink; False if a sink failed."""

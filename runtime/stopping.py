@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -53,7 +54,8 @@ class Signals:
 class Watch:
     """Calls that must come back within `timeout` seconds, looked at from another thread.
 
-    Time counts by looks, one every INTERVAL seconds: while the process is stopped (Ctrl-Z), none passes.
+    Time counts by looks, at most one every INTERVAL seconds: while the process is stopped (Ctrl-Z), or who
+    looks is busy elsewhere, none passes.
     """
 
     INTERVAL = 0.1
@@ -62,6 +64,7 @@ class Watch:
         self.timeout = timeout
         self.given_up = False
         self._looks = 0
+        self._looked = 0.0
         self._since: dict[str, int] = {}
 
     @contextmanager
@@ -74,7 +77,11 @@ class Watch:
             self._since.pop(name, None)
 
     def look(self) -> str | None:
-        """Called every INTERVAL: the name of a call that is late, once for each; else None."""
+        """Called every INTERVAL or more often: the name of a call that is late, once for each; else None."""
+        now = time.monotonic()
+        if now - self._looked < 0.9 * self.INTERVAL:  # a wait may end a little early
+            return None
+        self._looked = now
         self._looks += 1
         for name, since in list(self._since.items()):
             if (self._looks - since) * self.INTERVAL > self.timeout:
