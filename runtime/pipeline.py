@@ -3,7 +3,7 @@
 Four threads hand frames on through queues:
 
     capture     reads the source into a buffer of the pool
-    submit      Predictor.submit: fills a slot of the predictor and starts it
+    submit      Predictor.submit: waits for a slot of the predictor, fills and starts it
     collect     Predictor.collect: waits for the network, decodes, draws the overlay if a sink looks at pixels
     caller      writes to the sinks, in frame order (windows want the main thread)
 
@@ -14,7 +14,9 @@ source never waits: a newer frame replaces the one that still waits for a slot.
 Ends: the source is exhausted, `limit` results are reached, `stop`, a signal (SIGINT, SIGTERM, SIGHUP), or an
 error. In every case each stage hands on what it has finished, sinks are closed whole, threads have ended,
 and then the first error is raised with the stage it came from. A stage that does not come back at all is
-given up after `timeout` seconds: that is an error too, and the rest ends as always.
+given up after `timeout` seconds: that is an error too, and the rest ends as always. Two waits are others' to
+bound: a live source may be silent for as long as it likes, until it is told to stop; a sink is called in the
+caller's thread, which nothing but a second signal takes out of it.
 """
 
 from __future__ import annotations
@@ -22,27 +24,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError
+from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError, UsageError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
-from edgedet.runtime.predictor import TIMEOUT, Predictor, Ticket
+from edgedet.runtime.predictor import TIMEOUT, Predictor
 from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import RunInfo, Sink
 from edgedet.runtime.sources.source import Source
 from edgedet.runtime.stats import Report, StageClock
-from edgedet.runtime.stopping import Signals
+from edgedet.runtime.stopping import Signals, Watch
 
 _SPARE_BUFFERS = 3
 """Beside those in flight: one being captured, one waiting, one in the sinks."""
 
 _MAX_NOTICES = 100
-
-_WATCH = 0.25
-"""Seconds between two looks at whether a stage still comes back."""
 
 _STAGE_OF = {"edgedet_capture": "capture", "edgedet_submit": "preprocess", "edgedet_collect": "postprocess"}
 """What a thread does, in messages."""
@@ -55,13 +54,14 @@ class Pipeline:
     """One source through one predictor into any number of sinks. `run` once.
 
     Args:
-        source: closed at the end of the run.
-        predictor: stays open.
+        source: closed at the end of the run, unless a thread is still inside it.
+        predictor: stays open. Several pipelines may share it.
         sinks: opened and closed by the run.
         overlay: draws results into the frames before the sinks see them; None leaves frames as they are.
         limit: end after this many results.
         notify: called, from the capture thread, with what happens to a live source (lost, back).
-        timeout: seconds that a stage may take for one frame, and to come to its end when it is told to.
+        timeout: seconds that a stage may take for one call (a file to give a frame, the predictor to start
+            or to answer), and to come to its end when it is told to.
     """
 
     def __init__(
@@ -81,20 +81,18 @@ class Pipeline:
         self._overlay = overlay if any(s.needs_pixels for s in sinks) else None
         self._limit = limit
         self._notify = notify
-        self._timeout = timeout
+        self._watch = Watch(timeout)
         # no Event and no Lock: `stop` may run in a signal handler, which a lock held below it would block
-        self._ending = False
+        self._ending = self._ran = False
         self._signals = Signals(self.stop)
         self._failures: list[tuple[str, BaseException]] = []
-        self._calls: dict[str, float] = {}
-        """Stage -> since when it has been in a call that must come back."""
         self._captured: SimpleQueue[Any] = SimpleQueue()
         self._tickets: SimpleQueue[Any] = SimpleQueue()
         self._results: SimpleQueue[Any] = SimpleQueue()
         self._pool: SimpleQueue[Any] = SimpleQueue()
         names = ["capture", *predictor.stages, *(["overlay"] if self._overlay else [])]
         self._clock = StageClock([*names, *(s.name for s in sinks if s.name)])
-        self._dropped = 0
+        self._dropped = self._overtaken = 0
         self._notices: list[Notice] = []
 
     def run(self) -> Report:
@@ -102,33 +100,32 @@ class Pipeline:
 
         Raises the first error of any stage, its message beginning with the stage's name: a named error as
         it is, any other as SourceError, EngineError or SinkError from it. `report` tells in that case too
-        how far the run came.
+        how far the run came. UsageError: it ran before.
         """
+        if self._ran:
+            raise UsageError("A pipeline runs once.", hint="Make another one for another run.")
+        self._ran = True
         for _ in range(self._predictor.in_flight * self._predictor.batch + _SPARE_BUFFERS):
             self._pool.put(None)  # allocated by the first `retrieve`, which knows the size
         self._source.notify = self._take_notice
-        stages = (self._capture, self._submit, self._collect)
+        stages = (self._collect, self._submit, self._capture)  # who takes starts before who gives
         threads = [threading.Thread(target=s, name=f"edgedet{s.__name__}", daemon=True) for s in stages]
-        opened: list[Sink] = []
-        try:
+        with self._signals, ExitStack() as closing:  # closes everything, whatever is raised meanwhile
+            closing.callback(self._close_source, threads)
             for sink in self._sinks:
+                if self._ending:
+                    break
                 sink.stop = self.stop
-                opened.append(sink)
+                closing.callback(self._close_sink, sink)
                 with self._recorded(sink.name):
                     sink.open(self._run_info())
-            with self._signals:
-                if not self._failures:
-                    self._clock.start()
+            closing.callback(self._end)
+            if not self._ending:
+                self._clock.start()
+                with self._recorded("preprocess"):
                     for thread in threads:
                         thread.start()
                     self._deliver()
-        finally:
-            self._end()
-            for sink in opened:
-                with self._recorded(sink.name):
-                    sink.close()
-            if self._joined(threads):
-                self._source.close()
         if self._failures:
             raise _named(*self._failures[0])
         return self.report()
@@ -144,7 +141,7 @@ class Pipeline:
             engine=self._predictor.name,
             source=self._source.name,
             frames=self._clock.frames,
-            dropped=self._dropped,
+            dropped=self._dropped + self._overtaken,
             lost=self._source.lost,
             seconds=self._clock.seconds,
             fps=self._clock.fps,
@@ -163,7 +160,9 @@ class Pipeline:
             while not self._ending:
                 began = time.monotonic()
                 with self._clock.stage("capture") as timing:
-                    if not source.grab():
+                    with nullcontext() if source.live else self._watch.call("capture"):  # live may be silent
+                        more = source.grab()
+                    if not more:
                         timing.discard()
                         break
                     arrived = time.monotonic() if source.live else began
@@ -175,7 +174,8 @@ class Pipeline:
                         timing.discard()
                         self._dropped += not self._ending
                         continue
-                    pixels = source.retrieve(buffer)
+                    with self._watch.call("capture"):
+                        pixels = source.retrieve(buffer)
                 self._captured.put(
                     Frame(
                         pixels,
@@ -191,32 +191,26 @@ class Pipeline:
     def _submit(self) -> None:
         submitted = 0
         with self._stage("preprocess", self._tickets):
-            # first a slot of the predictor, then the frame: meanwhile a newer one may replace it
             while not self._ending and submitted != self._limit:
-                slot = self._predictor.reserve()
-                frames = self._next_frames(None if self._limit is None else self._limit - submitted)
+                left = self._predictor.batch if self._limit is None else self._limit - submitted
+                frames = self._next_frames(min(left, self._predictor.batch))
                 if not frames:
-                    self._predictor.release(slot)
                     break
-                with self._in_call("preprocess"), self._clock.cpu("preprocess"):
+                # no slot is held while there is no frame: others may use the predictor too
+                with self._watch.call("preprocess"):
+                    slot = self._predictor.reserve()
+                if self._source.live:
+                    self._renew(frames, min(left, self._predictor.batch))
+                with self._watch.call("preprocess"), self._clock.cpu("preprocess"):
                     ticket = self._predictor.submit(frames, slot)
                 self._tickets.put((frames, ticket))
                 submitted += len(frames)
             self._end()  # the source may still be reading
 
-    def _next_frames(self, limit: int | None) -> list[Frame]:
-        """As many as a ticket may have, up to `limit`; [] at the end. A live source waits for one only."""
+    def _next_frames(self, most: int) -> list[Frame]:
+        """For one ticket, a full one of a file; [] at the end. A live source gives one, see `_renew`."""
         frames: list[Frame] = []
-        most = self._predictor.batch if limit is None else min(self._predictor.batch, limit)
-        while len(frames) < most:
-            if frames and self._source.live:
-                with suppress(Empty):
-                    frame = self._captured.get_nowait()
-                    if frame is not _END:
-                        frames.append(frame)
-                        continue
-                    self._captured.put(_END)
-                break
+        while len(frames) < (1 if self._source.live else most):
             frame = self._captured.get()
             if frame is _END:
                 if frames:
@@ -224,6 +218,16 @@ class Pipeline:
                 break
             frames.append(frame)
         return frames
+
+    def _renew(self, frames: list[Frame], most: int) -> None:
+        """What has come while there was no slot: in place of the oldest where a ticket is full."""
+        with suppress(Empty):
+            while (newer := self._captured.get_nowait()) is not _END:
+                if len(frames) == most:
+                    self._pool.put(frames.pop(0).release())
+                    self._overtaken += 1
+                frames.append(newer)
+            self._captured.put(_END)  # for the next look
 
     def _collect(self) -> None:
         failed = False
@@ -233,24 +237,21 @@ class Pipeline:
                 stage = "postprocess"
                 try:
                     # after a failure too: engines write into buffers until their tickets are collected
-                    with self._in_call("postprocess"), self._clock.cpu("postprocess"):
+                    with self._watch.call("postprocess"), self._clock.cpu("postprocess"):
                         results = self._predictor.collect(ticket)
                     if failed:
                         continue
-                    self._count(ticket)
+                    for name, seconds in ticket.times.items():
+                        self._clock.add(name, seconds)
                     for frame, result in zip(frames, results, strict=True):
                         if self._overlay:
                             stage = "overlay"
-                            with self._in_call("overlay"), self._clock.stage("overlay"):
+                            with self._watch.call("overlay"), self._clock.stage("overlay"):
                                 self._overlay.draw(frame.image, result)
                         self._results.put((frame, result))
-                except Exception as e:
+                except BaseException as e:  # whatever it is: who waits for a slot must get one
                     failed = True
                     self._fail(stage, e)
-
-    def _count(self, ticket: Ticket) -> None:
-        for name, seconds in ticket.times.items():
-            self._clock.add(name, seconds)
 
     def _deliver(self) -> None:
         """Hand results to the sinks until there are no more, or a stage is given up."""
@@ -270,14 +271,13 @@ class Pipeline:
     def _next_result(self) -> Any:
         """What comes next; the end, too, where a stage does not come back."""
         while True:
-            try:
-                return self._results.get(timeout=_WATCH)
-            except Empty:
-                now = time.monotonic()
-                for stage, since in list(self._calls.items()):
-                    if now - since > self._timeout:
-                        self._fail(stage, EngineError(f"has not come back for {now - since:.1f} s."))
-                        return _END
+            if stage := self._watch.look():
+                self._fail(stage, _late(stage, self._watch.timeout))
+                self._end()
+                if stage != "capture":  # what was captured before is still on its way
+                    return _END
+            with suppress(Empty):
+                return self._results.get(timeout=Watch.INTERVAL)
 
     def _write(self, item: tuple[Frame, Result] | Notice) -> bool:
         """One result or notice into every sink; False if a sink failed."""
@@ -315,33 +315,31 @@ class Pipeline:
     def _end(self) -> None:
         """No more input: wake whoever waits for some."""
         self._ending = True
-        self._source.stop()
         self._captured.put(_END)
         self._pool.put(_END)
-
-    def _joined(self, threads: Sequence[threading.Thread]) -> bool:
-        """Whether all threads have ended; one that does not is a failure, and what it uses stays open."""
-        until = time.monotonic() + self._timeout
-        for thread in threads:
-            if thread.ident is None:
-                continue
-            thread.join(0 if self._calls and self._failures else max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                thread.join(_WATCH)
-            if thread.is_alive():
-                stage = _STAGE_OF[thread.name]
-                self._fail(stage, EngineError(f"did not end within {self._timeout:g} s."))
-                return False
-        return True
-
-    @contextmanager
-    def _in_call(self, stage: str) -> Iterator[None]:
-        """A call that must come back within the timeout."""
-        self._calls[stage] = time.monotonic()
         try:
-            yield
-        finally:
-            del self._calls[stage]
+            self._source.stop()
+        except Exception as e:
+            self._failures.append(("capture", e))
+
+    def _close_sink(self, sink: Sink) -> None:
+        with self._recorded(sink.name):
+            sink.close()
+
+    def _close_source(self, threads: Sequence[threading.Thread]) -> None:
+        """When all threads have ended; one that does not is a failure, and what it uses stays open."""
+        if not all(t.ident for t in threads):  # one that did not start tells nobody of the end
+            self._tickets.put(_END)
+        until = time.monotonic() + (Watch.INTERVAL if self._watch.given_up else self._watch.timeout)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
+        stuck = [_STAGE_OF[t.name] for t in threads if t.is_alive()]
+        for stage in stuck:
+            self._fail(stage, _late(stage, self._watch.timeout))
+        if not stuck:
+            with self._recorded("capture"):
+                self._source.close()
 
     @contextmanager
     def _stage(self, name: str, following: SimpleQueue[Any]) -> Iterator[None]:
@@ -371,11 +369,18 @@ class Pipeline:
             self._notices.append(notice)
         self._results.put(notice)
         if self._notify:
-            self._notify(notice)
+            with self._recorded("notify"):
+                self._notify(notice)
 
     def _run_info(self) -> RunInfo:
         s = self._source
         return RunInfo(s.name, s.fps, s.live, self._predictor.spec, tuple(s.paths))
+
+
+def _late(stage: str, timeout: float) -> EdgedetError:
+    """The error of a stage that is given up."""
+    kind = SourceError if stage == "capture" else SinkError if stage == "overlay" else EngineError
+    return kind(f"did not come back within {timeout:g} s.", hint="What it calls hangs, or is far too slow.")
 
 
 def _named(stage: str, error: BaseException) -> BaseException:

@@ -10,27 +10,27 @@ A Predictor takes frames and hands out a ticket at once; the ticket is later exc
 
 Any number of threads may submit, and any may collect: a ticket belongs to its own slot, so results are never
 mixed. Every wait ends: with a free slot, with the engine's answer, with `timeout`, or with an EngineError
-from whoever closed the predictor.
+from whoever closed the predictor. Only a call into a library that never comes back holds its own caller.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from edgedet.contract.errors import EngineError
+from edgedet.contract.errors import EdgedetError, EngineError, EngineTimeout
 from edgedet.contract.frames import Frame, Image
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import FrameTransform, Preprocessor
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.runtime.engines.engine import Engine, Request, open_engine
-from edgedet.runtime.slots import Slots
+from edgedet.runtime.slots import GRACE, Slots
 
 TIMEOUT = 60.0
 """Seconds that an inference may take before its engine counts as hung: far more than any network needs."""
@@ -39,12 +39,15 @@ TIMEOUT = 60.0
 class Ticket:
     """Frames on their way through a predictor. `times`: seconds by stage, complete after `collect`."""
 
-    def __init__(self, stages: Sequence[str]) -> None:
-        self.times: dict[str, float] = dict.fromkeys(stages, 0.0)
+    def __init__(self, predictor: Predictor) -> None:
+        self.times: dict[str, float] = dict.fromkeys(predictor.stages, 0.0)
+        self._predictor = predictor
         self._claimed = threading.Lock()
 
-    def claim(self) -> None:
-        """Whoever collects calls this first; EngineError at the second time."""
+    def claim(self, predictor: Predictor) -> None:
+        """Whoever collects calls this first; EngineError at the second time, or where it is another's."""
+        if predictor is not self._predictor:
+            raise EngineError("This ticket belongs to another predictor.")
         if not self._claimed.acquire(blocking=False):
             raise EngineError("This ticket was collected already.", hint="Keep the results of `collect`.")
 
@@ -79,7 +82,8 @@ class Predictor(Protocol):
     def reserve(self) -> Any:
         """A slot for `submit`, when one is free. A live source then submits what is newest by that time.
 
-        Raises EngineError: the predictor was closed, or its engine hangs.
+        Raises EngineError: the predictor was closed, its engine hangs, or all slots are held by tickets that
+        nobody collects.
         """
 
     def release(self, slot: Any) -> None:
@@ -102,7 +106,10 @@ class Predictor(Protocol):
         """
 
     def close(self) -> None:
-        """Free everything, the engine included, when what is in flight has come back; wakes all who wait."""
+        """Free everything, the engine included, when what is in flight has come back; wakes all who wait.
+
+        What hangs is given up after `timeout`. A second call does nothing, nor does one in a forked child.
+        """
 
 
 class CpuPredictor:
@@ -114,10 +121,12 @@ class CpuPredictor:
         in_flight: tickets that may be out. The default, one more than the engine's streams, keeps a
             preprocessed frame ready for the moment the engine is free.
         batch: frames in one inference; the spec's own where that is fixed, else 1 by default.
-        timeout: seconds that an inference may take before its engine counts as hung.
+        timeout: seconds that an inference may take before its engine counts as hung, and that all slots may
+            be held without one coming back.
 
     Raises:
-        SpecError: the spec does not fit its own tensors. EngineError: the batch is not the model's.
+        SpecError: the spec does not fit its own tensors. EngineError: the batch is not the model's, or
+            `in_flight` is less than 1.
     """
 
     stages = ("preprocess", "network", "postprocess")
@@ -135,90 +144,128 @@ class CpuPredictor:
         self.spec = engine.spec.with_(thresholds=thresholds) if thresholds else engine.spec
         self.name = engine.name
         self.streams = engine.streams
-        self.in_flight = in_flight or engine.streams + 1
-        self.batch = batch or engine.spec.input.batch or 1
+        self.in_flight = engine.streams + 1 if in_flight is None else in_flight
+        self.batch = (engine.spec.input.batch or 1) if batch is None else batch
+        if self.in_flight < 1:
+            raise EngineError(f"in_flight is {in_flight}, expected at least 1.")
+        self.timeout = timeout
         self._postprocess = make_postprocessor(self.spec)
-        self._timeout = timeout
-        self._process = os.getpid()
         self._out: set[CpuTicket] = set()
         self._idle = threading.Condition()
         self._closed = self._hung = False
-        self._slots = Slots([_Slot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)])
+        with self._named():
+            slots = [_Slot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)]
+        self._slots = Slots(slots)
 
     def reserve(self) -> _Slot:
         """See Predictor."""
         self._check_process()
-        return self._slots.take()
+        return self._slots.take(self.timeout)
 
     def release(self, slot: _Slot) -> None:
         """See Predictor."""
-        self._slots.give(slot)
+        self._check_process()
+        self._slots.release(slot)
 
     def submit(self, frames: Sequence[Frame], slot: _Slot | None = None) -> CpuTicket:
         """See Predictor."""
         slot = slot or self.reserve()
+        self._check_process()
+        self._slots.use(slot)
+        ticket = CpuTicket(self, slot)
         try:
             if not 0 < len(frames) <= self.batch:
                 raise EngineError(f"Got {len(frames)} frames at once, expected 1 to {self.batch}.")
-            started = time.perf_counter()
-            transforms = slot.fill(frames)
-            ticket = CpuTicket(self, slot, transforms)
-            ticket.times["preprocess"] = time.perf_counter() - started
+            if slot.running:
+                self._recover(slot)
+            began = time.perf_counter()
+            ticket.transforms = slot.fill(frames)
+            ticket.times["preprocess"] = time.perf_counter() - began
             with self._idle:
                 if self._closed:
                     raise self._closed_error()
                 self._out.add(ticket)
-        except BaseException:
-            self._slots.give(slot)
-            raise
-        try:
-            slot.request.start()
+            with self._named():
+                slot.start()
         except BaseException:
             self._finish(ticket)
             raise
-        return ticket
+        if self._started(ticket):
+            return ticket
+        self._abandon(ticket)  # the one who closed it meanwhile could not wait for what was not started
+        raise self._closed_error()
+
+    def _started(self, ticket: CpuTicket) -> bool:
+        """From now on others may wait for it; False if the predictor is closed."""
+        with self._idle:
+            ticket.started = True
+            return not self._closed
 
     def collect(self, ticket: CpuTicket) -> list[Result]:
         """See Predictor."""
         self._check_process()
-        if ticket.predictor is not self:
-            raise EngineError("This ticket belongs to another predictor.")
         with self._idle:
-            if self._closed and ticket in self._out:
+            if self._closed and (ticket.abandoned or ticket in self._out):
                 raise self._closed_error()
-            ticket.claim()
+            ticket.claim(self)
         hung = False
         try:
-            ticket.times["network"] = self._wait(ticket)
-            started = time.perf_counter()
-            results = self._postprocess(ticket.slot.request.outputs, ticket.transforms)
-            ticket.times["postprocess"] = time.perf_counter() - started
+            with self._named():
+                ticket.times["network"] = self._wait(ticket.slot)
+                began = time.perf_counter()
+                results = self._postprocess(ticket.slot.request.outputs, ticket.transforms)
+            ticket.times["postprocess"] = time.perf_counter() - began
             return results
-        except _Hung as e:
-            hung = self._hung = True
-            self._slots.end(e.error)
-            raise e.error from None
+        except EngineTimeout as e:
+            hung = True
+            self._slots.end(e)
+            raise
         finally:
             self._finish(ticket, hung=hung)
 
-    def _wait(self, ticket: CpuTicket) -> float:
-        """As `Request.wait`; `_Hung` where the time is up: the request is then the engine's for good."""
-        started = time.monotonic()
+    def _wait(self, slot: _Slot) -> float:
+        """As `Request.wait`; after EngineTimeout the request is the engine's for good."""
+        if self._hung:
+            return slot.wait(0)
         try:
-            return ticket.slot.request.wait(0 if self._hung else self._timeout)
-        except EngineError as e:
-            if self._hung or time.monotonic() - started >= self._timeout:
-                raise _Hung(e) from e
+            return slot.wait(self.timeout)
+        except EngineTimeout as e:
+            try:
+                return slot.wait(min(self.timeout, GRACE))
+            except EngineTimeout:
+                raise e from None
+
+    def _recover(self, slot: _Slot) -> None:
+        """Whoever waited for this slot was interrupted (Ctrl-C): its engine may still write into it."""
+        try:
+            self._wait(slot)
+        except EngineTimeout as e:
+            self._hung = True
+            self._slots.end(e)
             raise
+        except Exception:
+            slot.running = False
 
     def _finish(self, ticket: CpuTicket, *, hung: bool = False) -> None:
         """Its slot is free, and the ticket no longer out; neither where the engine hangs on it."""
-        if hung:
-            return
-        self._slots.give(ticket.slot)
         with self._idle:
-            self._out.discard(ticket)
+            if hung:
+                self._hung = True
+            else:
+                self._out.discard(ticket)
             self._idle.notify_all()
+        if not hung:
+            self._slots.give(ticket.slot)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What an engine or a decoder raises that is no named error becomes one."""
+        try:
+            yield
+        except EdgedetError:
+            raise
+        except Exception as e:
+            raise EngineError(f"{self.name} failed: {type(e).__name__}: {e}.") from e
 
     def __call__(self, image: Image) -> Result:
         """One image (H, W, 3) uint8 BGR -> its result.
@@ -229,34 +276,39 @@ class CpuPredictor:
 
     def close(self) -> None:
         """See Predictor."""
+        try:
+            self._check_process()
+        except EngineError:
+            return  # the engine's threads are in the other process, and so is what must be freed
         with self._idle:
             if self._closed:
                 return
             self._closed = True
-            waiting = list(self._out)
+            waiting = [t for t in self._out if t.started]
         self._slots.end(self._closed_error())
-        if os.getpid() != self._process:
-            return  # the engine's threads are in the other process, and so is what must be freed
         for ticket in waiting:
             self._abandon(ticket)
         with self._idle:
-            done = self._idle.wait_for(lambda: not self._out, 0 if self._hung else self._timeout)
-        if done:  # else an engine that hangs still writes into its buffers: better a leak than a crash
-            self.engine.close()
+            self._idle.wait_for(lambda: not self._out or self._hung, self.timeout + GRACE)
+            idle = not self._out and not self._hung
+        if idle:  # else an engine that hangs still writes into its buffers: better a leak than a crash
+            with self._named():
+                self.engine.close()
 
     def _abandon(self, ticket: CpuTicket) -> None:
         """Engines write into buffers until they are waited for; what another thread collects is its own."""
-        try:
-            ticket.claim()
-        except EngineError:
-            return
+        with self._idle:
+            try:
+                ticket.claim(self)
+            except EngineError:
+                return
+            ticket.abandoned = True
         hung = False
         try:
-            self._wait(ticket)
-        except _Hung:
-            hung = self._hung = True
-        except EngineError:
-            pass  # nobody is left who wants to know
+            with self._named():
+                self._wait(ticket.slot)
+        except EngineError as e:  # nobody is left who wants to know
+            hung = isinstance(e, EngineTimeout)
         finally:
             self._finish(ticket, hung=hung)
 
@@ -264,12 +316,7 @@ class CpuPredictor:
         return EngineError(f"The predictor of {self.spec.model!r} ({self.name}) is closed.")
 
     def _check_process(self) -> None:
-        """A forked child has this object but none of the engine's threads: it would wait for ever."""
-        if os.getpid() != self._process:
-            raise EngineError(
-                f"The predictor of {self.spec.model!r} was opened in another process.",
-                hint='Open it after the fork, or start processes with multiprocessing\'s "spawn".',
-            )
+        self._slots.check_process(f"The predictor of {self.spec.model!r}")
 
     def __enter__(self) -> CpuPredictor:
         return self
@@ -285,30 +332,47 @@ class _Slot:
 
     def __init__(self, request: Request, spec: ModelSpec) -> None:
         self.request = request
+        self.running = False
         self._input = spec.input.name
         self._preprocessor = Preprocessor(spec.input)
 
     def fill(self, frames: Sequence[Frame]) -> list[FrameTransform]:
+        """Preprocess frames into the request's input."""
         rows = self.request.inputs[self._input]
         return [self._preprocessor(f.yuv or f.image, row) for f, row in zip(frames, rows, strict=False)]
 
+    def start(self) -> None:
+        """As `Request.start`."""
+        self.running = True
+        try:
+            self.request.start()
+        except Exception:
+            self.running = False
+            raise
 
-class _Hung(Exception):
-    """An inference that did not come back in time."""
-
-    def __init__(self, error: EngineError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def wait(self, timeout: float) -> float:
+        """As `Request.wait`; `running` stays where the request has not ended."""
+        try:
+            seconds = self.request.wait(timeout)
+        except EngineTimeout:
+            raise
+        except Exception:
+            self.running = False
+            raise
+        self.running = False
+        return seconds
 
 
 class CpuTicket(Ticket):
-    """A request under way, whose it is, and where its frames lie in the input."""
+    """A request, how far it has come, and where its frames lie in the input."""
 
-    def __init__(self, predictor: CpuPredictor, slot: _Slot, transforms: list[FrameTransform]) -> None:
-        super().__init__(predictor.stages)
-        self.predictor = predictor
+    def __init__(self, predictor: CpuPredictor, slot: _Slot) -> None:
+        super().__init__(predictor)
         self.slot = slot
-        self.transforms = transforms
+        self.transforms: list[FrameTransform] = []
+        self.started = False
+        self.abandoned = False
+        """Whether the predictor was closed before it was collected."""
 
 
 def open_predictor(
@@ -323,13 +387,14 @@ def open_predictor(
     precision: str | None = None,
     streams: int = 1,
     spec: ModelSpec | None = None,
+    timeout: float = TIMEOUT,
 ) -> CpuPredictor:
     """The predictor for an artifact: arguments and errors of `open_engine` and `CpuPredictor`."""
     opened = open_engine(
         path, engine=engine, device=device, threads=threads, precision=precision, streams=streams, spec=spec
     )
     try:
-        return CpuPredictor(opened, thresholds=thresholds, in_flight=in_flight, batch=batch)
+        return CpuPredictor(opened, thresholds=thresholds, in_flight=in_flight, batch=batch, timeout=timeout)
     except BaseException:
         opened.close()
         raise

@@ -1,10 +1,12 @@
-"""Signals that ask a run to end: once politely, a second time as usual."""
+"""What ends a run from outside: signals, once politely, then as usual; calls that do not return."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -29,7 +31,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):
+                if self.caught is None and before not in (signal.SIG_IGN, None):
                     self._before[number] = before
                     signal.signal(number, self._first)
         return self
@@ -47,3 +49,43 @@ class Signals:
     def _restore(self) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
+
+
+class Watch:
+    """Calls that must come back within `timeout` seconds, looked at from another thread.
+
+    Time counts by looks, at most one every INTERVAL seconds: while the process is stopped (Ctrl-Z), or who
+    looks is busy elsewhere, none passes.
+    """
+
+    INTERVAL = 0.1
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.given_up = False
+        self._looks = 0
+        self._looked = 0.0
+        self._since: dict[str, int] = {}
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """A call that is watched, one of each name at a time."""
+        self._since[name] = self._looks
+        try:
+            yield
+        finally:
+            self._since.pop(name, None)
+
+    def look(self) -> str | None:
+        """Called every INTERVAL or more often: the name of a call that is late, once for each; else None."""
+        now = time.monotonic()
+        if now - self._looked < 0.9 * self.INTERVAL:  # a wait may end a little early
+            return None
+        self._looked = now
+        self._looks += 1
+        for name, since in list(self._since.items()):
+            if (self._looks - since) * self.INTERVAL > self.timeout:
+                self._since.pop(name, None)
+                self.given_up = True
+                return name
+        return None

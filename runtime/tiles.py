@@ -12,13 +12,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
 
-from edgedet.contract.errors import EngineError, UsageError
+from edgedet.contract.errors import EdgedetError, EngineError, UsageError
 from edgedet.contract.frames import Frame, Image
 from edgedet.contract.results import Result, SegmentationMap
 from edgedet.runtime.predictor import CpuPredictor, CpuTicket, Ticket
@@ -121,16 +122,20 @@ class TiledPredictor:
 
     def reserve(self) -> str:
         """See Predictor."""
-        return self._slots.take()
+        self._check_process()
+        return self._slots.take(self.predictor.timeout * max(1, len(self._tiling[1])))
 
     def release(self, slot: str) -> None:
         """See Predictor."""
-        self._slots.give(slot)
+        self._check_process()
+        self._slots.release(slot)
 
     def submit(self, frames: Sequence[Frame], slot: str | None = None) -> TiledTicket:
         """See Predictor: one frame at a time."""
         slot = slot or self.reserve()
-        ticket = TiledTicket(self.stages, slot)
+        self._check_process()
+        self._slots.use(slot)
+        ticket = TiledTicket(self, slot)
         try:
             if len(frames) != 1:
                 raise EngineError(f"Got {len(frames)} frames at once, expected 1.")
@@ -151,7 +156,8 @@ class TiledPredictor:
 
     def collect(self, ticket: TiledTicket) -> list[Result]:
         """See Predictor."""
-        ticket.claim()
+        self._check_process()
+        ticket.claim(self)
         try:
             while ticket.pending:
                 self._finish_one(ticket)
@@ -182,12 +188,12 @@ class TiledPredictor:
 
     def _abandon(self, ticket: TiledTicket) -> None:
         """After a failure: engines write into buffers until their tickets are collected."""
-        while ticket.pending:
-            try:
-                self.predictor.collect(ticket.pending.popleft()[0])
-            except EngineError:
-                continue  # the first failure is the one that is raised
-        self._slots.give(ticket.slot)
+        try:
+            while ticket.pending:
+                with suppress(EdgedetError):  # the first failure is the one that is raised
+                    self.predictor.collect(ticket.pending.popleft()[0])
+        finally:
+            self._slots.give(ticket.slot)
 
     def __call__(self, image: Image) -> Result:
         """One image (H, W, 3) uint8 BGR -> its result."""
@@ -195,8 +201,13 @@ class TiledPredictor:
 
     def close(self) -> None:
         """See Predictor."""
-        self._slots.end(EngineError(f"The predictor of {self.spec.model!r} ({self.name}) is closed."))
-        self.predictor.close()
+        with suppress(EngineError):
+            self._check_process()
+            self._slots.end(EngineError(f"The predictor of {self.spec.model!r} ({self.name}) is closed."))
+            self.predictor.close()
+
+    def _check_process(self) -> None:
+        self._slots.check_process(f"The predictor of {self.spec.model!r}")
 
     def __enter__(self) -> TiledPredictor:
         return self
@@ -210,8 +221,8 @@ class TiledPredictor:
 class TiledTicket(Ticket):
     """A frame's class map being filled, and the tiles that are still under way, in their order."""
 
-    def __init__(self, stages: Sequence[str], slot: str) -> None:
-        super().__init__(stages)
+    def __init__(self, predictor: TiledPredictor, slot: str) -> None:
+        super().__init__(predictor)
         self.slot = slot
         self.classes = np.empty((0, 0), np.uint8)
         self.pending: deque[tuple[CpuTicket, list[Tile]]] = deque()

@@ -43,7 +43,12 @@ def yolo(
 
     Returns:
         boxes (N, Sy*Sx*B, 4) xyxy in network pixels, not clipped; scores (N, Sy*Sx*B, K).
+
+    Raises:
+        ValueError: `side` is not two positive numbers.
     """
+    if side is not None and not (len(side) == 2 and all(type(v) in (int, float) and v > 0 for v in side)):
+        raise ValueError(f"side {side!r}, expected height and width")
     grid = heads["grid"]
     xp = namespace(grid)
     n, channels, rows, cols = grid.shape

@@ -21,7 +21,8 @@ exits with `exit_code`.
     │   └── TargetError             the target cannot run what was asked for
     ├── CalibrationError            ranges that cannot be observed or do not belong to the graph
     ├── EngineError                 an engine that cannot be opened or run
-    │   └── EngineMismatch          an engine built for another device, version or precision
+    │   ├── EngineMismatch          an engine built for another device, version or precision
+    │   └── EngineTimeout           an inference that did not end in time
     ├── SourceError                 a camera, stream or file that cannot be opened or read
     ├── SinkError                   a result that cannot be shown or written
     ├── OutputError                 a folder or file that cannot be written
@@ -146,6 +147,10 @@ class EngineError(EdgedetError):
 
 class EngineMismatch(EngineError):
     """An engine was built for another device, version or precision."""
+
+
+class EngineTimeout(EngineError):
+    """An inference did not end in time; its buffers still belong to the engine."""
 
 
 class SourceError(EdgedetError):

@@ -86,6 +86,8 @@ class BoxPostprocessor(Postprocessor):
                 f"decoding gives boxes {boxes.shape} and scores {scores.shape}, expected (1, A, 4) and"
                 f" (1, A, {len(self.spec.classes)})"
             )
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise SpecError("decoding zeros gives numbers that are not finite")
 
 
 def detections(
@@ -181,7 +183,7 @@ def make_postprocessor(spec: ModelSpec, stages: Mapping[str, Infer] | None = Non
         why = f"no output has the role {e}" if isinstance(e, KeyError) else str(e).rstrip(".")
         raise SpecError(
             f"Invalid spec of {spec.model!r}: the decoder {spec.decode.kind!r} with"
-            f" {dict(spec.decode.parameters)!r:.200} does not fit its outputs: {why}.",
+            f" {dict(spec.decode.parameters)!r:.200} does not fit its outputs: {why:.300}.",
             hint="Export the model again.",
         ) from None
     return made

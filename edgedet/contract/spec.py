@@ -15,6 +15,7 @@ a frame.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -185,7 +186,7 @@ class ModelSpec:
 
         found = problem(self)
         if found:
-            raise SpecError(f"Invalid spec of {self.model!r}: {found}.", hint="Export the model again.")
+            raise SpecError(f"Invalid spec of {self.model!a:.60}: {found}.", hint="Export the model again.")
 
     def output(self, role: Role) -> Output:
         """The output with this role; SpecError if there is none."""
@@ -216,9 +217,11 @@ class ModelSpec:
         from edgedet.contract.spec_check import build
 
         try:
-            raw = json.loads(text, parse_constant=_no_constant)
+            raw = json.loads(
+                text, parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_object
+            )
         except (ValueError, RecursionError) as e:
-            raise SpecError(f"The spec is not JSON: {e}.", hint="Export the model again.") from None
+            raise SpecError(f"The spec is not JSON: {e!s:.200}.", hint="Export the model again.") from None
         if not isinstance(raw, dict):
             raise SpecError(f"The spec is a JSON {type(raw).__name__}, expected an object.")
         version = raw.get("spec_version")
@@ -235,4 +238,19 @@ class ModelSpec:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name:.60} is no number")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A field that is there twice says two things: readers differ in which they take."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it has the field {name!a:.60} twice")
+        found[name] = value
+    return found

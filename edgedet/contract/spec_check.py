@@ -6,10 +6,12 @@ refused here by name rather than believed and found out at the first frame.
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgedet.contract.errors import SpecError
@@ -24,11 +26,22 @@ MAX_ELEMENTS = 1 << 26
 MAX_CLASSES = 1 << 16
 MAX_DETECTIONS = 1 << 16
 MAX_BATCH = 1 << 10
+MAX_NAME = 256
+"""Characters of a name."""
+
+MAX_DEPTH = 16
+"""Of a decoder's parameters, list in list."""
 
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 """What tensors may hold, as numpy spells it."""
 
 T = TypeVar("T")
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The annotations of a dataclass, evaluated once."""
+    return get_type_hints(kind)
 
 
 def build(kind: type[T], raw: object, where: str) -> T:
@@ -41,7 +54,7 @@ def build(kind: type[T], raw: object, where: str) -> T:
     """
     if not isinstance(raw, dict):
         raise SpecError(f"{where} is {_short(raw)}, expected an object.")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(map(str, raw)) - set(known))
     if unknown:
@@ -67,6 +80,8 @@ def _value(hint: Any, value: object, where: str) -> Any:
         if len(value) == len(arguments):
             pairs = zip(arguments, value, strict=True)
             return tuple(_value(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(pairs))
+    elif origin is Mapping and isinstance(value, dict):
+        return {name: _value(arguments[1], v, f"{where}[{_short(name)}]") for name, v in value.items()}
     elif hint is float and type(value) in (int, float):
         try:
             return float(value)  # type: ignore[arg-type]
@@ -115,12 +130,13 @@ def problem(spec: ModelSpec) -> str:
         or _class_problem(spec)
         or _stage_problem(spec)
         or _map_problem(spec)
+        or _json_problem(spec)
     )
 
 
 def _types(value: Any, where: str) -> str:
     """The first field, however deep, whose value is not of its annotated type."""
-    for name, hint in get_type_hints(type(value)).items():
+    for name, hint in _hints(type(value)).items():  # type: ignore[arg-type]
         if name not in {f.name for f in fields(value)}:
             continue
         inner, path = getattr(value, name), f"{where}{name}"
@@ -135,13 +151,13 @@ def _types(value: Any, where: str) -> str:
 def _input_problem(spec: ModelSpec) -> str:
     i = spec.input
     if not (0 < i.height <= MAX_SIDE and 0 < i.width <= MAX_SIDE):
-        return f"input size is {i.height}x{i.width}, expected 1 to {MAX_SIDE} each"
-    if not all(map(math.isfinite, (*i.mean, *i.std))) or not all(s > 0 for s in i.std):
-        return f"mean {i.mean} and std {i.std} must be finite, std positive"
+        return f"input size is {_short(i.height)}x{_short(i.width)}, expected 1 to {MAX_SIDE} each"
+    if not all(map(_finite, (*i.mean, *i.std))) or not all(s > 0 for s in i.std):
+        return f"mean {_short(i.mean)} and std {_short(i.std)} must be finite, std positive"
     if i.batch is not None and not 0 < i.batch <= MAX_BATCH:
-        return f"batch is {i.batch}, expected 1 to {MAX_BATCH}, or none"
+        return f"batch is {_short(i.batch)}, expected 1 to {MAX_BATCH}, or none"
     if spec.spec_version != SPEC_VERSION:
-        return f"version {spec.spec_version}, expected {SPEC_VERSION}"
+        return f"version {_short(spec.spec_version)}, expected {SPEC_VERSION}"
     return ""
 
 
@@ -163,6 +179,9 @@ def _tensor_problem(spec: ModelSpec) -> str:
             return f"two {kind}s have the same name"
         if not all(names):
             return f"an {kind} has no name"
+    long = [n for n in (spec.model, spec.decode.kind, *inputs, *outputs, *spec.classes) if len(n) > MAX_NAME]
+    if long:
+        return f"the name {_short(long[0])} is longer than {MAX_NAME} characters"
     return ""
 
 
@@ -176,23 +195,23 @@ def _shape_problem(tensor: Tensor, batch: int | None) -> str:
         if n is None and axis == 0:
             continue
         if n is None or n < 1:
-            return f"has the shape {shape}: only the first axis may be free, all others at least 1"
+            return f"has the shape {_short(shape)}: only the first axis may be free, all others at least 1"
         elements *= n if axis else 1
     if elements > MAX_ELEMENTS:
-        return f"has the shape {shape}: more than {MAX_ELEMENTS} values an image"
+        return f"has the shape {_short(shape)}: more than {MAX_ELEMENTS} values an image"
     if batch is not None and shape[0] not in (None, batch):
-        return f"has the shape {shape}, but the input's batch is {batch}"
+        return f"has the shape {_short(shape)}, but the input's batch is {batch}"
     return ""
 
 
 def _threshold_problem(spec: ModelSpec) -> str:
     t = spec.thresholds
     if not (0 <= t.score <= 1 and 0 <= t.iou <= 1):
-        return f"thresholds score {t.score} and iou {t.iou} must lie in [0, 1]"
+        return f"thresholds score {_short(t.score)} and iou {_short(t.iou)} must lie in [0, 1]"
     if not 0 < t.pre_nms <= MAX_PRE_NMS:
-        return f"pre_nms is {t.pre_nms}, expected 1 to {MAX_PRE_NMS}"
+        return f"pre_nms is {_short(t.pre_nms)}, expected 1 to {MAX_PRE_NMS}"
     if not 0 < t.max_detections <= MAX_DETECTIONS:
-        return f"max_detections is {t.max_detections}, expected 1 to {MAX_DETECTIONS}"
+        return f"max_detections is {_short(t.max_detections)}, expected 1 to {MAX_DETECTIONS}"
     return ""
 
 
@@ -201,7 +220,7 @@ def _class_problem(spec: ModelSpec) -> str:
         return "classes must be named, each once"
     if len(spec.classes) > MAX_CLASSES:
         return f"it has {len(spec.classes)} classes, at most {MAX_CLASSES}"
-    if not all(math.isfinite(v) for v in spec.metrics.values()):
+    if not all(map(_finite, spec.metrics.values())):
         return "a metric is not finite"
     return ""
 
@@ -212,8 +231,9 @@ def _stage_problem(spec: ModelSpec) -> str:
         return "stages must be named, each once"
     given = {o.role for o in spec.outputs} | {"boxes"}
     for stage in spec.stages:
-        if not stage.file or stage.file != stage.file.strip() or set("/\\\0") & set(stage.file):
-            return f"stage {_short(stage.name)}: {_short(stage.file)} is no name of a file beside this one"
+        name = stage.file
+        if name in ("", ".", "..") or name != name.strip() or set("/\\\0") & set(name):
+            return f"stage {_short(stage.name)}: {_short(name)} is no name of a file beside this one"
         for t in (*stage.inputs, *stage.outputs):
             if found := _shape_problem(t, None):
                 return f"stage {_short(stage.name)}: {_short(t.name)} {found}"
@@ -237,21 +257,54 @@ def _map_problem(spec: ModelSpec) -> str:
         out = by_role["class_map"]
         if out.shape[1:] != spec.input.size or out.dtype not in ("uint8", "int32", "int64"):
             return (
-                f"its class map is {out.dtype} {out.shape}, expected uint8, int32 or int64 of"
+                f"its class map is {out.dtype} {_short(out.shape)}, expected uint8, int32 or int64 of"
                 f" (N, {spec.input.height}, {spec.input.width})"
             )
     elif "class_logits" in by_role:
         # one logit says which of two classes: a sigmoid instead of a softmax
         shape, allowed = by_role["class_logits"].shape, (1, 2) if classes == 2 else (classes,)
         if len(shape) != 4 or shape[1] not in allowed:
-            return f"its class logits are {shape}, expected (N, {' or '.join(map(str, allowed))}, h, w)"
+            return (
+                f"its class logits are {_short(shape)}, expected (N, {' or '.join(map(str, allowed))}, h, w)"
+            )
     else:
         return "a semantic model needs an output of role class_map or class_logits"
     return ""
 
 
+def _json_problem(spec: ModelSpec) -> str:
+    """Values that no JSON holds, or that no text file does: half of a character."""
+    if _deeper(spec.decode.parameters, MAX_DEPTH):
+        return f"its decoder's parameters are more than {MAX_DEPTH} levels deep"
+    try:
+        json.dumps(asdict(spec), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "a name has half of a character (a surrogate)"
+    except (TypeError, ValueError, OverflowError):
+        return "its decoder's parameters are no JSON, or not finite"
+    return ""
+
+
+def _deeper(value: object, levels: int) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, (list, tuple)):
+        return False
+    return levels == 0 or any(_deeper(part, levels - 1) for part in value)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
+
+
 def _short(value: object) -> str:
-    text = repr(value)
+    """As Python writes it, in ASCII, cut: it may be long, or unfit for a terminal."""
+    if type(value) is int and abs(value) >= 1 << 63:
+        return f"a number of {value.bit_length()} bits"
+    text = ascii(value[:20]) if isinstance(value, (list, tuple)) else ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

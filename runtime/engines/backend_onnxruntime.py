@@ -160,7 +160,10 @@ class OnnxRuntimeRequest:
 
     def start(self) -> None:
         """See Request."""
-        self._future = self._workers.submit(self._run)
+        try:
+            self._future = self._workers.submit(self._run)
+        except RuntimeError as e:  # no more work is taken
+            raise EngineError(f"{self._engine.name} is closed.") from e
 
     def _run(self) -> float:
         started = time.perf_counter()

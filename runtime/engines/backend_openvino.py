@@ -197,7 +197,10 @@ class OpenVinoRequest:
     def start(self) -> None:
         """See Request."""
         self._started = time.perf_counter()
-        self._request.start_async()
+        try:
+            self._request.start_async()
+        except RuntimeError as e:
+            raise EngineError(f"{self._engine.name} failed: {_last_line(e)}.") from e
 
     def wait(self, timeout: float | None = None) -> float:
         """See Request. The end is taken from OpenVINO's own clock of the request, not from when we woke."""

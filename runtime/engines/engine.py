@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.contract.errors import EngineError, MissingDependency, SpecError, UnknownName
+from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.onnx_metadata import read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
@@ -75,8 +75,9 @@ class Request(Protocol):
     def wait(self, timeout: float | None = None) -> float:
         """Return when done: the seconds the engine itself spent on it, time in the queue not counted.
 
-        Raises EngineError if the inference failed, or is not done after `timeout` seconds (None: however
-        long it takes); its buffers then still belong to the engine.
+        Raises EngineError if the inference failed, EngineTimeout if it is not done after `timeout` seconds
+        (None: however long it takes): its buffers then still belong to the engine, and `wait` may be called
+        again.
         """
 
 
@@ -211,9 +212,9 @@ def _choose(path: Path, engine: str) -> Backend:
     raise missing
 
 
-def late(name: str, timeout: float) -> EngineError:
+def late(name: str, timeout: float) -> EngineTimeout:
     """What a request raises that is not done in time."""
-    return EngineError(
+    return EngineTimeout(
         f"{name} did not answer within {timeout:g} s.",
         hint="The device hangs or is far too slow for this model; allow it more with a longer timeout.",
     )

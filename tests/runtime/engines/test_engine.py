@@ -5,16 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgedet.contract.errors import EdgedetError, EngineError, MissingDependency, SpecError, UnknownName
 from edgedet.contract.spec import Decode, Input, ModelSpec, Output
-from edgedet.runtime import Engine, open_engine
+from edgedet.runtime import Engine, open_engine, open_predictor, read_spec
 from edgedet.runtime.engines import engine as engine_module
-from edgedet.runtime.engines.engine import Backend
+from edgedet.runtime.engines.engine import Backend, artifact_spec
 
 NAMES = ("openvino", "onnxruntime")
 
@@ -235,3 +237,77 @@ def test_a_signal_after_engines_were_closed_is_handled(brightness: Path, library
     command = [sys.executable, "-c", SIGNALLED, str(brightness), library]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "told\nalive\n", "")
+
+
+# which engine for which file ---------------------------------------------------------------------------
+
+
+def without_spec(path: Path, to: Path) -> Path:
+    """The same graph without its spec."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, to)
+    return to
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spec_from_beside_the_file(brightness: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    bare = without_spec(brightness, tmp_path / "bare.onnx")
+    spec = read_spec(brightness)
+    with pytest.raises(SpecError, match="carries no edgedet spec"):
+        open_engine(bare, engine=name)
+    with open_engine(bare, engine=name, spec=spec) as engine:
+        assert engine.spec == spec
+        np.testing.assert_allclose(engine.infer(batch(0.5))["scores"], [[[0, 0.5]]], atol=1e-5)
+    with open_predictor(bare, engine=name, spec=spec) as predictor:
+        assert len(predictor(np.full((8, 8, 3), 99, np.uint8))) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spec_from_beside_is_checked_against_the_graph(brightness: Path, name: str) -> None:
+    pytest.importorskip(name)
+    spec = read_spec(brightness)
+    for wrong in (
+        spec.with_(input=replace(spec.input, name="pixels")),
+        spec.with_(input=replace(spec.input, width=64)),
+        spec.with_(input=replace(spec.input, dtype="uint8")),
+        spec.with_(input=replace(spec.input, layout="NHWC")),
+        spec.with_(outputs=(*spec.outputs, Output("more", "masks", (1, 2)))),
+        spec.with_(extra_inputs=(Output("rois", "proposals", (1, 4)),)),
+    ):
+        with pytest.raises(SpecError, match="describes the"):
+            open_engine(brightness, engine=name, spec=wrong)
+
+
+@pytest.mark.parametrize("ending", [".engine", ".plan", ".trt", ".PLAN"])
+def test_a_plan_goes_to_an_engine_that_takes_plans(
+    brightness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    plan = tmp_path / f"model{ending}"
+    plan.write_bytes(b"\0" * 600 + read_spec(brightness).to_json().encode() + b"\0" * 600)
+    assert artifact_spec(plan) == read_spec(brightness)
+    for asked in ("auto", "openvino", "onnxruntime"):
+        with pytest.raises(EngineError, match="TensorRT plan: it needs an NVIDIA GPU"):
+            open_engine(plan, engine=asked)
+    # with an engine for plans: it is chosen, and no other is
+    taker = Backend("numpy", "plan_taker", (".engine", ".plan", ".trt"))
+    monkeypatch.setattr(engine_module, "ENGINES", {**engine_module.ENGINES, "plans": taker})
+    opened: list[ModelSpec] = []
+    module = SimpleNamespace(open_model=lambda path, spec, **options: opened.append(spec))
+    monkeypatch.setitem(sys.modules, "plan_taker", module)  # type: ignore[arg-type]
+    open_engine(plan)
+    open_engine(plan, engine="plans", spec=read_spec(brightness).with_(model="beside"))
+    assert [s.model for s in opened] == ["brightness", "beside"]
+    with pytest.raises(EngineError, match=r"'openvino' does not take \.\w+ files.*Use plans"):
+        open_engine(plan, engine="openvino")
+    with pytest.raises(EngineError, match=r"'plans' does not take \.onnx files"):
+        open_engine(brightness, engine="plans")
+
+
+def test_a_folder_called_like_a_model_is_named(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.plan"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(EngineError, match="is not a file"):
+            open_engine(tmp_path / name)
