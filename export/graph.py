@@ -3,7 +3,8 @@
 The core is exported and simplified once. What ends at the heads (detectors in TensorRT) is the core as it
 is; what ends at boxes and scores (CPU engines) or at a class map (everywhere) is the core with the model's
 `decode` joined to its heads. So both forms hold the same nodes under the same names, one calibration
-serves both, and decode cannot get between Q and DQ: it is joined after quantisation.
+serves both, and decode cannot get between Q and DQ: it is joined after quantisation. So is, at the other
+end, what makes the image of pixels for CPU engines (`passes.pixels`).
 """
 
 from __future__ import annotations

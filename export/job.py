@@ -23,6 +23,7 @@ from edgedet.export.latency import side_by_side
 from edgedet.export.options import ExportOptions, Log, tools
 from edgedet.export.parity import compare
 from edgedet.export.passes.half import to_half
+from edgedet.export.passes.pixels import from_pixels
 from edgedet.export.report import ExportReport, Row
 from edgedet.export.staging import Staging
 from edgedet.export.targets import Target
@@ -123,8 +124,8 @@ class _Files:
         """What a plan is built from, in the precision asked for, and its spec."""
 
     def plain(self) -> None:
-        """FP32, image -> boxes and scores."""
-        self.save(self.plain_name, self.graphs.decoded(), self.graphs.decoded_spec)
+        """FP32, pixels -> boxes and scores, or a class map."""
+        self.save(self.plain_name, *from_pixels(self.graphs.decoded(), self.graphs.decoded_spec))
 
     def cache(self, scales: Scales) -> None:
         """The calibration cache, published at once: it is whole, and took the longest."""
@@ -141,6 +142,8 @@ class _Files:
         spec = self.graphs.spec if self.heads else self.graphs.decoded_spec
         provenance = replace(spec.provenance, calibration=calibration)
         self.spec = spec.with_(precision=options.precision, metrics=metrics, provenance=provenance)
+        if not self.target.plan:
+            self.graph, self.spec = from_pixels(self.graph, self.spec)
         self.save(self.typed_name, self.graph, self.spec)
 
     def save(self, name: str, graph: onnx.ModelProto, spec: ModelSpec) -> None:

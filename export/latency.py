@@ -36,10 +36,11 @@ def side_by_side(
         return {}
     times: dict[str, list[float]] = {name: [] for name in engines}
     rng = np.random.default_rng(0)
-    inputs = {
-        name: {e.spec.input.name: rng.standard_normal((1, 3, *e.spec.input.size), np.float32)}
-        for name, e in engines.items()
-    }
+    inputs = {}
+    for name, engine in engines.items():
+        image = engine.spec.input
+        pixels = rng.integers(0, 256, (1, *image.shape[1:])).astype(image.dtype)
+        inputs[name] = {image.name: pixels if image.dtype == "uint8" else pixels / np.float32(127.5) - 1}
     order = list(engines)
     stop = time.perf_counter() + seconds
     for turn in range(-WARM_UP, rounds):

@@ -1,12 +1,18 @@
 """How fast a model is here: the engine alone and the whole pipeline, in turns in one run.
 
 Two figures from two runs differ by whatever else the machine was doing. So every round measures, for
-every subject, one pass of the pipeline and one of the engine, back to back and in changing order; a
-ratio is taken within a round, and medians over the rounds are reported with their range.
+every subject, one pass of the pipeline and one of the engine, back to back and in changing order. All
+figures that stand beside each other are of one round, the one whose ratio is the median; the range of the
+ratio over all rounds stands beside it. A median of each figure by itself would show a ratio that the two
+throughputs next to it do not have.
 
 The engine alone is measured as the pipeline uses it, so that the ratio says what the rest costs: the
 same opened engine, the same number of requests in flight, their buffers filled beforehand with frames of
 the same source. Nothing is copied, decoded or drawn under its clock.
+
+On a CPU the parts share the cores, so what each costs is CPU time: of the network and of decoding, each
+alone, and of the pipeline by stage. Where all cores are busy, a pipeline cannot reach more of its engine
+than network / (network + decoding), whatever the rest costs (`Round.bound`).
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from edgedet.runtime.stats import Histogram, Report, Timing
 
 PIPELINE_CLOCK = "capture, resize, network, decoding, drawing, JSON line"
 ENGINE_CLOCK = "network alone, inputs ready"
+LATENCY_CLOCK = "network alone, one request at a time"
 
 _WARM_UP = 10
 _LATENCY_RUNS = 30
@@ -39,16 +46,27 @@ _LATENCY_RUNS = 30
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of one subject. engine_fps counts images; latency is of one request at a time."""
+    """One turn of one subject.
+
+    engine_fps counts images; latency is of the network, one request at a time; network_cpu, decode_cpu:
+    CPU milliseconds for an image of the engine alone, and for a frame of decoding alone, on all threads.
+    """
 
     pipeline: Report
     engine_fps: float
     latency: Timing
+    network_cpu: float
+    decode_cpu: float
 
     @property
     def ratio(self) -> float:
         """Pipeline throughput over engine throughput."""
         return self.pipeline.fps / self.engine_fps
+
+    @property
+    def bound(self) -> float:
+        """The share of CPU time that decoding leaves to the network, if there is nothing else."""
+        return self.network_cpu / (self.network_cpu + self.decode_cpu)
 
 
 @dataclass(frozen=True)
@@ -67,33 +85,20 @@ class Measured:
     rounds: tuple[Round, ...]
 
     @property
-    def engine_fps(self) -> float:
-        """Median over the rounds."""
-        return median(r.engine_fps for r in self.rounds)
+    def middle(self) -> Round:
+        """The round with the median ratio, the lower of two: all figures but ranges are of it."""
+        return sorted(self.rounds, key=lambda r: r.ratio)[(len(self.rounds) - 1) // 2]
 
     @property
-    def pipeline_fps(self) -> float:
-        """Median over the rounds."""
-        return median(r.pipeline.fps for r in self.rounds)
-
-    @property
-    def ratio(self) -> tuple[float, float, float]:
-        """Median, least and most over the rounds."""
-        return _spread([r.ratio for r in self.rounds])
-
-    @property
-    def latency(self) -> Timing:
-        """Of the round with the median p50."""
-        return sorted((r.latency for r in self.rounds), key=lambda t: t.p50)[len(self.rounds) // 2]
-
-    @property
-    def pipeline(self) -> Report:
-        """The round with the median throughput, for its stages."""
-        return sorted((r.pipeline for r in self.rounds), key=lambda p: p.fps)[len(self.rounds) // 2]
+    def ratio_range(self) -> tuple[float, float]:
+        """The least and the most over the rounds."""
+        ratios = [r.ratio for r in self.rounds]
+        return min(ratios), max(ratios)
 
     def to_json(self) -> dict[str, Any]:
         """All figures, milliseconds and images per second."""
-        middle, least, most = self.ratio
+        shown = self.middle
+        least, most = self.ratio_range
         return {
             "file": str(self.file),
             "model": self.model,
@@ -104,17 +109,25 @@ class Measured:
             "batch": self.batch,
             "streams": self.streams,
             "in_flight": self.in_flight,
-            "pipeline_fps": round(self.pipeline_fps, 2),
-            "engine_fps": round(self.engine_fps, 2),
+            "pipeline_fps": round(shown.pipeline.fps, 2),
+            "engine_fps": round(shown.engine_fps, 2),
             "pipeline_over_engine": {
-                "median": round(middle, 4),
+                "this": round(shown.ratio, 4),
                 "min": round(least, 4),
                 "max": round(most, 4),
+                "bound": round(shown.bound, 4),
             },
-            "latency_ms": asdict(self.latency),
-            "pipeline": json.loads(self.pipeline.to_json()),
+            "cpu_ms": {"network": round(shown.network_cpu, 4), "decoding": round(shown.decode_cpu, 4)},
+            "latency_ms": asdict(shown.latency),
+            "pipeline": json.loads(shown.pipeline.to_json()),
             "rounds": [
-                {"pipeline_fps": r.pipeline.fps, "engine_fps": r.engine_fps, "latency_p50_ms": r.latency.p50}
+                {
+                    "pipeline_fps": r.pipeline.fps,
+                    "engine_fps": r.engine_fps,
+                    "latency_p50_ms": r.latency.p50,
+                    "network_cpu_ms": r.network_cpu,
+                    "decode_cpu_ms": r.decode_cpu,
+                }
                 for r in self.rounds
             ],
         }
@@ -122,7 +135,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Gain:
-    """What INT8 brings: latency of the INT8 file over that of the FP32 file, same model, same engine."""
+    """What INT8 brings: latency of the INT8 file over that of the FP32 file, same model, same engine.
+
+    Median, least and most of the rounds' own ratios.
+    """
 
     model: str
     library: str
@@ -222,12 +238,12 @@ class _Subject:
     def round(self, frames: int, *, engine_first: bool) -> Round:
         """One pass each; the pipeline's own count of frames is what the engine then does as well."""
         if engine_first:
-            fps = self.engine(frames)
+            fps, cpu = self.engine(frames)
             report = self.pipeline(frames)
         else:
             report = self.pipeline(frames)
-            fps = self.engine(report.frames)
-        return Round(report, fps, self.latency(min(frames, _LATENCY_RUNS)))
+            fps, cpu = self.engine(report.frames)
+        return Round(report, fps, self.latency(min(frames, _LATENCY_RUNS)), cpu, self.decoding(report.frames))
 
     def pipeline(self, frames: int) -> Report:
         """Capture to overlay and JSON lines, everything on."""
@@ -240,10 +256,13 @@ class _Subject:
             raise KeyboardInterrupt  # the pipeline ends well on Ctrl-C; the measurement must end as well
         return report
 
-    def engine(self, images: int) -> float:
-        """Images per second of the engine alone, with as many requests in flight as the pipeline has."""
+    def engine(self, images: int) -> tuple[float, float]:
+        """The engine alone, with as many requests in flight as the pipeline has.
+
+        Returns images per second, and CPU milliseconds an image.
+        """
         runs = max(-(-images // self.predictor.batch), len(self.requests))
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         for request in self.requests:
             request.start()
         for request in _cycle(self.requests, runs - len(self.requests)):
@@ -251,7 +270,18 @@ class _Subject:
             request.start()
         for request in _cycle(self.requests, len(self.requests), skip=runs):
             request.wait()
-        return runs * self.predictor.batch / (time.perf_counter() - began)
+        done = runs * self.predictor.batch
+        return done / (time.perf_counter() - began), 1e3 * (time.process_time() - cpu) / done
+
+    def decoding(self, frames: int) -> float:
+        """CPU milliseconds a frame of decoding alone: nothing is converted to BGR or handed on."""
+        count = 0
+        with closing(open_source(self.source)) as source:
+            began = time.process_time()  # opening is not a frame's
+            while count < frames and source.grab():
+                count += 1
+            cpu = time.process_time() - began
+        return 1e3 * cpu / max(1, count)
 
     def latency(self, runs: int) -> Timing:
         """Of one request at a time, from start to outputs ready."""

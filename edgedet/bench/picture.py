@@ -93,11 +93,18 @@ def check_kind(path: Path) -> None:
 def _measured_bars(m: Measured) -> list[_Bar]:
     head = f"{m.file.stem} · {m.engine}"
     size = f"{m.size[1]}x{m.size[0]}, batch {m.batch}"
-    pipeline, engine = m.pipeline_fps, m.engine_fps
-    whole = f"{pipeline:.3g} FPS · whole pipeline, {100 * m.ratio[0]:.0f} % of the engine · {size}"
+    pipeline, engine = m.middle.pipeline.fps, m.middle.engine_fps
+    share = f"{100 * m.middle.ratio:.0f} % of the engine (decoding leaves {100 * m.middle.bound:.0f} %)"
+    whole = f"{pipeline:.3g} FPS · whole pipeline, {share} · {size}"
     return [
         _Bar(head, pipeline, pipeline, _PIPELINE, whole),
-        _Bar("", engine, engine, _ENGINE, f"{engine:.3g} FPS · engine alone · p50 {m.latency.p50:.1f} ms"),
+        _Bar(
+            "",
+            engine,
+            engine,
+            _ENGINE,
+            f"{engine:.3g} FPS · engine alone · p50 {m.middle.latency.p50:.1f} ms",
+        ),
     ]
 
 

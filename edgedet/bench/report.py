@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedet import __version__
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS, Claim
-from edgedet.bench.measure import ENGINE_CLOCK, PIPELINE_CLOCK, Gain, Measured
+from edgedet.bench.measure import ENGINE_CLOCK, LATENCY_CLOCK, PIPELINE_CLOCK, Gain, Measured
 from edgedet.runtime import hardware
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SpeedReport:
     @property
     def best(self) -> Measured:
         """What is set against the claims: the fastest whole pipeline."""
-        return max(self.results, key=lambda m: m.pipeline_fps)
+        return max(self.results, key=lambda m: m.middle.pipeline.fps)
 
     @property
     def hardware(self) -> str:
@@ -44,7 +44,8 @@ class SpeedReport:
         if claim.bound:
             return None
         low, high = claim.fps
-        return measured.pipeline_fps / high, measured.pipeline_fps / low
+        here = measured.middle.pipeline.fps
+        return here / high, here / low
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`."""
@@ -53,7 +54,7 @@ class SpeedReport:
             "machine": {**asdict(self.cpu), "memory_gib": self.memory_gib, "threads": self.threads},
             "source": self.source,
             "frames_per_round": self.frames,
-            "clock": {"pipeline": PIPELINE_CLOCK, "engine": ENGINE_CLOCK},
+            "clock": {"pipeline": PIPELINE_CLOCK, "engine": ENGINE_CLOCK, "latency": LATENCY_CLOCK},
             "results": [m.to_json() for m in self.results],
             "int8_over_fp32_latency": [asdict(g) for g in self.gains],
             "claims": [
@@ -68,7 +69,7 @@ class SpeedReport:
         """The tables, and what must be said beside them."""
         console.print(self._measured_table())
         for g in self.gains:
-            share = f"{g.median:.2f} of the latency ({g.least:.2f} to {g.most:.2f})"
+            share = f"{g.median:.2f} of the latency, median of the rounds ({g.least:.2f} to {g.most:.2f})"
             console.print(f"{g.model}, INT8 / FP32 on {g.library}: {share}", highlight=False)
         console.print(self._stage_table())
         console.print(self._claim_table())
@@ -80,32 +81,44 @@ class SpeedReport:
     def _measured_table(self) -> Table:
         from rich.table import Table
 
+        rounds = len(self.results[0].rounds)
         table = Table(
-            "file",
-            "engine",
-            title=f"Measured here: {self.hardware}; {self.source}, {self.frames} frames x "
-            f"{len(self.results[0].rounds)} rounds; medians",
+            title=f"Measured here: {self.hardware}; {self.source}, {self.frames} frames x {rounds} rounds",
             title_justify="left",
+            show_lines=True,
         )
-        for name in ("input", "latency ms p50 / p99", "engine FPS", "pipeline FPS", "pipeline / engine"):
-            table.add_column(name, justify="right")
+        table.add_column(overflow="fold")
+        for name in (
+            "network ms\np50 / p99",
+            "engine\nFPS",
+            "pipeline\nFPS",
+            "pipeline\n/ engine",
+            "at best",
+            "CPU ms\nnetwork",
+            "CPU ms\ndecoding",
+        ):
+            table.add_column(name, justify="right", no_wrap=True)
         for m in self.results:
-            middle, least, most = m.ratio
+            r, (least, most) = m.middle, m.ratio_range
             table.add_row(
-                m.file.name,
-                m.engine,
-                f"{m.size[1]} x {m.size[0]}, batch {m.batch}",
-                f"{m.latency.p50:.2f} / {m.latency.p99:.2f}",
-                f"{m.engine_fps:.1f}",
-                f"{m.pipeline_fps:.1f}",
-                f"{middle:.3f} ({least:.3f} to {most:.3f})",
+                f"{m.file.name}\n{m.engine}\n{m.size[1]} x {m.size[0]}, batch {m.batch}",
+                f"{r.latency.p50:.2f}\n/ {r.latency.p99:.2f}",
+                f"{r.engine_fps:.1f}",
+                f"{r.pipeline.fps:.1f}",
+                f"{r.ratio:.3f}\n({least:.3f} to\n{most:.3f})",
+                f"{r.bound:.3f}",
+                f"{r.network_cpu:.2f}",
+                f"{r.decode_cpu:.2f}",
             )
         streams, depth = self.results[0].streams, self.results[0].in_flight
         share = f", on the threads of one of {streams} streams" if streams > 1 else ""
         table.caption = (
-            f"latency: one request at a time{share}\n"
+            f"A row is of one round, that with the median pipeline / engine; in brackets the range of all.\n"
+            f"network ms: {LATENCY_CLOCK}{share}\n"
             f"FPS: {streams} at a time and {depth} in flight, on both sides; engine: {ENGINE_CLOCK}; "
-            f"pipeline: {PIPELINE_CLOCK}"
+            f"pipeline: {PIPELINE_CLOCK}\n"
+            "CPU ms: of one frame, each alone. At best: network / (network + decoding), which no pipeline "
+            "exceeds where all cores are busy"
         )
         table.caption_justify = "left"
         return table
@@ -113,14 +126,20 @@ class SpeedReport:
     def _stage_table(self) -> Table:
         from rich.table import Table
 
-        table = Table("file", "engine", "stage", title="Stages of the pipeline, ms", title_justify="left")
-        for name in ("p50", "p95", "p99"):
-            table.add_column(name, justify="right")
+        table = Table("", "stage", title="Stages of the pipeline in that round, ms", title_justify="left")
+        for name in ("p50", "p95", "p99", "CPU a frame"):
+            table.add_column(name, justify="right", no_wrap=True)
         for m in self.results:
-            stages = [*m.pipeline.stages.items(), ("capture to result", m.pipeline.latency)]
-            for i, (name, t) in enumerate(stages):
-                head = (m.file.name, m.engine) if i == 0 else ("", "")
-                table.add_row(*head, name, f"{t.p50:.2f}", f"{t.p95:.2f}", f"{t.p99:.2f}")
+            report = m.middle.pipeline
+            cpu = {name: f"{ms:.2f}" for name, ms in report.cpu_ms.items()}
+            rows = [
+                (name, f"{t.p50:.2f}", f"{t.p95:.2f}", f"{t.p99:.2f}", cpu.pop(name, ""))
+                for name, t in (*report.stages.items(), ("capture to result", report.latency))
+            ]
+            rows += [(name, "", "", "", ms) for name, ms in cpu.items()]
+            heads = (m.file.name, m.engine)
+            for i, row in enumerate(rows):
+                table.add_row(heads[i] if i < len(heads) else "", *row)
             table.add_section()
         return table
 
@@ -141,7 +160,7 @@ class SpeedReport:
         table.add_column("here / claim", justify="right")
         table.add_row(
             f"{m.model} {m.precision}, whole pipeline",
-            f"{m.pipeline_fps:.1f}",
+            f"{m.middle.pipeline.fps:.1f}",
             self.hardware,
             str(m.batch),
             PIPELINE_CLOCK,
@@ -150,7 +169,7 @@ class SpeedReport:
         )
         table.add_row(
             f"{m.model} {m.precision}, engine alone",
-            f"{m.engine_fps:.1f}",
+            f"{m.middle.engine_fps:.1f}",
             self.hardware,
             str(m.batch),
             ENGINE_CLOCK,

@@ -10,6 +10,9 @@ import typer
 
 from edgedet.contract.errors import MissingDependency, UnknownName
 
+_COLUMNS = 100
+"""What is printed is no wider."""
+
 
 def bench(
     models: Annotated[list[Path], typer.Argument(help="ONNX files that edgedet-export wrote.")],
@@ -19,7 +22,7 @@ def bench(
         typer.Option(help="openvino, onnxruntime; may be repeated. [default: all installed]"),
     ] = None,
     frames: Annotated[int, typer.Option(min=10, help="Frames per pass.")] = 100,
-    rounds: Annotated[int, typer.Option(min=1, help="Passes; medians over them are reported.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Passes; that with the median ratio is reported.")] = 5,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. [default: the engine's choice]")
     ] = None,
@@ -74,8 +77,8 @@ def bench(
     report = SpeedReport(
         hardware.cpu(),
         hardware.memory_gib(),
-        results[0].pipeline.source,
-        results[0].pipeline.frames,
+        results[0].middle.pipeline.source,
+        results[0].middle.pipeline.frames,
         threads,
         results,
         gains(results),
@@ -86,8 +89,7 @@ def bench(
         if json_output:
             typer.echo(text)
         else:
-            # in a file or a pipe there is no window to fit into
-            report.show(Console() if out.is_terminal else Console(width=160))
+            report.show(Console(width=min(out.width, _COLUMNS) if out.is_terminal else _COLUMNS))
     finally:
         # shown and saved, each even if the other fails: a full disk, a reader that went away
         if save_json is not None:

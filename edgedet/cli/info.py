@@ -146,8 +146,10 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
     batch = "any batch" if i.batch is None else f"batch {i.batch}"
     rows = {
         "model": f"{spec.model}, {spec.task}, {spec.precision}",
-        "input": f"{i.name}: {i.width} wide x {i.height} high, {i.colour}, {i.resize}, {batch}",
-        "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}",
+        "input": f"{i.name}: {i.width} wide x {i.height} high, {i.colour}, {i.dtype} {i.layout}, {i.resize},"
+        f" {batch}",
+        "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}"
+        + (", by the graph" if i.dtype == "uint8" else ""),
     }
     for n, o in enumerate(spec.outputs):
         shape = " x ".join("N" if d is None else str(d) for d in o.shape)

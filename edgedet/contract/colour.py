@@ -57,10 +57,8 @@ def planes_to_bgr(
     height, width = y.shape
     if out is None or out.shape != (height, width, 3) or not out.flags.c_contiguous:
         out = np.empty((height, width, 3), np.uint8)
-    planes = np.empty((height, width, 3), np.uint8)
-    planes[..., 0] = y
-    for channel, plane in ((1, u), (2, v)):
-        big = cv2.resize(plane, (plane.shape[1] * 2, plane.shape[0] * 2), interpolation=cv2.INTER_LINEAR)
-        planes[..., channel] = big[:height, :width]
-    cv2.transform(planes, coefficients(matrix, full_range), dst=out)
+    size = (u.shape[1] * 2, u.shape[0] * 2)
+    wide = [cv2.resize(p, size, interpolation=cv2.INTER_LINEAR)[:height, :width] for p in (u, v)]
+    cv2.merge([y, *wide], out)  # `transform` works pixel by pixel, so it may do so in place
+    cv2.transform(out, coefficients(matrix, full_range), dst=out)
     return out

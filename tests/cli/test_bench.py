@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS
-from edgedet.bench.measure import Measured, gains, measure
+from edgedet.bench.measure import LATENCY_CLOCK, Measured, gains, measure
 from edgedet.bench.report import SpeedReport, fps_text, times_text
 from edgedet.contract.errors import SourceError, UsageError
 from edgedet.runtime.hardware import cpu
@@ -38,21 +38,48 @@ def test_every_model_is_measured_on_every_engine(results: list[Measured]) -> Non
     for m in results:
         assert len(m.rounds) == 3
         assert all(r.pipeline.frames == 15 for r in m.rounds)
-        assert {"capture", "preprocess", "network", "postprocess", "overlay", "json"} <= set(
-            m.pipeline.stages
-        )
+        stages = {"capture", "preprocess", "network", "postprocess", "overlay", "json"}
+        assert stages <= set(m.middle.pipeline.stages)
+        assert stages - {"network"} < set(m.middle.pipeline.cpu_ms)
         assert m.size == (64, 64)
         assert m.in_flight >= 2
 
 
-def test_ratios_are_taken_within_a_round(results: list[Measured]) -> None:
-    for m in results:
-        middle, least, most = m.ratio
+def test_figures_beside_each_other_are_of_one_round(results: list[Measured], report: SpeedReport) -> None:
+    for m, shown in zip(results, report.to_json()["results"], strict=True):
         ratios = sorted(r.pipeline.fps / r.engine_fps for r in m.rounds)
-        assert (least, middle, most) == pytest.approx(tuple(ratios))
-        assert m.engine_fps == sorted(r.engine_fps for r in m.rounds)[1]
+        assert (m.ratio_range[0], m.middle.ratio, m.ratio_range[1]) == pytest.approx(tuple(ratios))
+        assert m.middle in m.rounds
+        # the ratio in a row is that of the two throughputs in the same row
+        ratio = shown["pipeline_over_engine"]
+        assert ratio["this"] == pytest.approx(shown["pipeline_fps"] / shown["engine_fps"], rel=1e-2)
+        assert shown["pipeline"]["fps"] == pytest.approx(shown["pipeline_fps"], rel=1e-2)
         # the network is one convolution: the pipeline cannot be hidden behind it
-        assert most < 1
+        assert ratios[-1] < 1
+
+
+def test_decoding_bounds_what_a_pipeline_can_reach(results: list[Measured]) -> None:
+    for m in results:
+        for r in m.rounds:
+            assert r.network_cpu > 0
+            assert r.decode_cpu > 0
+            assert r.bound == pytest.approx(r.network_cpu / (r.network_cpu + r.decode_cpu))
+            # decoding alone is a part of what capturing costs: no conversion, no hand-over
+            assert r.decode_cpu < 2 * sum(r.pipeline.cpu_ms.values())
+
+
+def test_it_fits_into_100_columns(report: SpeedReport, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    report.show(Console(width=100))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    for name in ("at best", "CPU ms network", "CPU a frame", "network and libraries", "capture to result"):
+        assert all(word in text for word in name.split())
+    for m in report.results:
+        assert any(m.engine in line for line in lines)
+        assert any(f"{m.middle.pipeline.fps:.1f}" in line for line in lines)
 
 
 def test_int8_is_set_against_fp32_of_the_same_model_and_engine(results: list[Measured]) -> None:
@@ -79,6 +106,7 @@ def test_the_report_says_the_conditions_of_both_sides(
             assert part in text
     for s in SPEEDUPS:
         assert s.holds_for in flat
+    assert LATENCY_CLOCK in flat
     assert "capture, resize, network, decoding, drawing, JSON line" in flat
 
 
@@ -128,6 +156,7 @@ def test_from_the_command_line_to_table_json_and_picture(
     done = cli("edgedet-bench", *files, *options)
     assert done.returncode == 0, done.stderr
     assert "Measured here" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith("wrote ")) <= 100
     assert f"wrote {saved}\nwrote {picture}\n" in done.stdout
     assert len(json.loads(saved.read_text())["results"]) == 4
     image = cv2.imread(str(picture))

@@ -53,7 +53,7 @@ def test_an_onnx_model(cli: Any, tiny_model: Callable[..., Path]) -> None:
     text = cli("edgedet", "info", path).stdout
     for part in (
         "yolo, detection, int8",
-        "images: 64 wide x 64 high, RGB, stretch, batch 1",
+        "images: 64 wide x 64 high, RGB, float32 NCHW, stretch, batch 1",
         "2: thing, other",
     ):
         assert part in text

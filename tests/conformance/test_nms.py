@@ -115,6 +115,50 @@ def test_kept_pairs_overlap_by_no_more_than_the_threshold(seed: int, iou: float,
     assert (np.diff(scores[index, labels]) <= 0).all()
 
 
+def all_pairs(boxes: Floats, scores: Floats, t: Thresholds) -> list[tuple[int, int]]:
+    """The contract word by word, over a matrix of all pairs in float64; (box, class), best first."""
+    classes = scores.shape[1]
+    found = [i for i, s in enumerate(scores.reshape(-1).tolist()) if s > t.score]
+    found = sorted(found, key=lambda i: (-scores.reshape(-1)[i], i))[: t.pre_nms]
+    exact = boxes.astype(np.float64)
+    size = (exact[:, 2:] - exact[:, :2]).clip(min=0).prod(1)
+    kept: list[int] = []
+    for i in found:
+        a, k = divmod(i, classes)
+        for b, other in (divmod(j, classes) for j in kept):
+            low, high = np.maximum(exact[a, :2], exact[b, :2]), np.minimum(exact[a, 2:], exact[b, 2:])
+            overlap = (high - low).clip(min=0).prod()
+            if (t.class_agnostic or k == other) and overlap > t.iou * (size[a] + size[b] - overlap):
+                break
+        else:
+            kept.append(i)
+    return [divmod(i, classes) for i in kept[: t.max_detections]]
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1, 3, 20]),
+    st.sampled_from([0.3, 0.45, 0.5, 1.0]),
+    st.sampled_from([5, 40, 2000]),
+    st.sampled_from([1, 7, 100]),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_reference_is_the_contract_word_by_word(
+    seed: int, classes: int, iou: float, pre_nms: int, most: int, agnostic: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    boxes, scores = scene(seed, 25, classes)
+    if seed % 2:  # on a grid, so that equal overlaps, equal scores, copies and empty boxes occur
+        boxes, scores = np.rint(boxes / 5) * np.float32(5), np.rint(scores * 8) / np.float32(8)
+        boxes[rng.integers(25)] = 0
+        boxes[rng.integers(25)] = [30, 30, 20, 40]  # turned around: no area
+    t = Thresholds(score=0.3, iou=iou, pre_nms=pre_nms, max_detections=most, class_agnostic=agnostic)
+    index, labels = nms(boxes, scores, t)
+    assert index.dtype == labels.dtype == np.int64
+    assert list(zip(index.tolist(), labels.tolist(), strict=True)) == all_pairs(boxes, scores, t)
+
+
 @given(st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_idempotent_and_permutation_invariant(seed: int) -> None:

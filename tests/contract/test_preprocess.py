@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedet.contract.frames import YuvImage
 from edgedet.contract.preprocess import Preprocessor, halvings, place, preprocess
 from edgedet.contract.spec import Colour, Input, Resize
 
@@ -161,3 +164,111 @@ def test_a_map_goes_into_the_buffer_it_is_given() -> None:
     for wrong in (np.empty((50, 99), np.uint8), np.empty((50, 100), np.int64)):
         with pytest.raises(ValueError, match=r"expected uint8 \(50, 100\)"):
             transform.map_to_frame(seen, wrong)
+
+
+def pixel_input(resize: Resize = "stretch", colour: Colour = "BGR") -> Input:
+    """As `make`, of a graph that normalises itself."""
+    return Input("images", 64, 96, (0.5, 0.25, 0.1), (0.5, 0.2, 1.0), colour, resize, None, "uint8", "NHWC")
+
+
+SHAPES = [(720, 1280), (128, 192), (101, 150), (64, 96), (100, 100), (50, 400), (333, 7), (7, 9), (1, 1)]
+
+
+@pytest.mark.parametrize("colour", ["BGR", "RGB"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_graph_that_normalises_gets_the_very_pixels(
+    resize: Resize, colour: Colour, shape: tuple[int, int]
+) -> None:
+    """What uint8 (N, H, W, 3) means after (v / 255 - mean) / std is what float32 (N, 3, H, W) holds."""
+    image = picture(*shape)
+    floats, transform = preprocess(image, make(resize, colour))
+    batch = np.full((3, 64, 96, 3), 77, np.uint8)
+    preprocessor = Preprocessor(spec := pixel_input(resize, colour))
+    assert preprocessor(image, batch[1]) == transform
+    meant = ((batch[1] / 255 - spec.mean) / spec.std).transpose(2, 0, 1)
+    np.testing.assert_allclose(meant, floats[0], atol=1e-5)
+    assert (batch[[0, 2]] == 77).all()  # nothing beside its own image
+    again = np.empty_like(batch[0])  # another buffer, with nothing of the letterbox in it yet
+    preprocessor(image, again)
+    np.testing.assert_array_equal(again, batch[1])
+
+
+def planes(image: np.ndarray, matrix: str = "bt601", full_range: bool = False) -> YuvImage:
+    """4:2:0 planes of noise around the luma of a picture (what is compared is made of planes alone)."""
+    height, width = image.shape[:2]
+    half = ((width + 1) // 2, (height + 1) // 2)
+    small = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    yuv = cv2.cvtColor(small, cv2.COLOR_BGR2YUV)
+    u, v = (np.ascontiguousarray(yuv[..., i]) for i in (1, 2))
+    y = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return YuvImage(y, u, v, matrix, full_range)  # type: ignore[arg-type]
+
+
+def levels_apart(yuv: YuvImage, spec: Input) -> float:
+    """Mean difference in grey levels of a frame from its planes and from its BGR."""
+    straight, transform = preprocess(yuv, spec)
+    by_bgr, expected = preprocess(yuv.to_bgr(), spec)
+    assert transform == expected
+    return float(np.abs(straight.astype(np.float64) - by_bgr).mean())
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("matrix", "full_range"), [("bt601", False), ("bt709", True), ("bt2020", False)])
+def test_planes_give_what_their_bgr_gives(
+    resize: Resize, shape: tuple[int, int], matrix: str, full_range: bool
+) -> None:
+    smooth = cv2.GaussianBlur(picture(*shape), (0, 0), 5)  # saturated, as detailed as a real one's colours
+    smooth = cv2.normalize(smooth, None, 30, 225, cv2.NORM_MINMAX)
+    assert levels_apart(planes(smooth, matrix, full_range), pixel_input(resize)) <= 1
+
+
+def test_planes_of_one_colour_are_that_colour_to_the_level() -> None:
+    yuv = YuvImage(
+        np.full((90, 160), 140, np.uint8), np.full((45, 80), 90, np.uint8), np.full((45, 80), 200, np.uint8)
+    )
+    for spec in (pixel_input(), make(colour="BGR"), make()):
+        np.testing.assert_array_equal(preprocess(yuv, spec)[0], preprocess(yuv.to_bgr(), spec)[0])
+
+
+@pytest.mark.parametrize("name", ["people-walking", "car-detection"])
+def test_planes_of_real_frames(shared: Path, name: str) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(shared / f"videos/{name}.mp4")) as container:
+        frames = [f for i, f in enumerate(container.decode(video=0)) if i % 100 == 0]
+    for frame in frames:
+        assert frame.format.name == "yuv420p"
+        y, u, v = (
+            np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in frame.planes
+        )
+        # even and odd sizes, larger and smaller than the network's
+        for h, w in ((frame.height, frame.width), (frame.height - 1, frame.width - 1), (51, 75), (200, 33)):
+            half = (slice((h + 1) // 2), slice((w + 1) // 2))
+            yuv = YuvImage(y[:h, :w], u[half], v[half], "bt709", owner=frame)
+            for resize in ("stretch", "letterbox"):
+                assert levels_apart(yuv, pixel_input(resize)) <= 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", [make(), make("letterbox"), pixel_input(), pixel_input("letterbox")])
+@pytest.mark.parametrize("shape", [(720, 1280), (361, 641)])
+def test_a_size_that_was_seen_allocates_nothing(spec: Input, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    yuv = planes(image)
+    for pixels in (image, yuv):
+        preprocessor, out = Preprocessor(spec), np.empty(spec.shape[1:], spec.dtype)
+        preprocessor(pixels, out)
+        tracemalloc.start()
+        try:
+            preprocessor(pixels, out)
+            assert tracemalloc.get_traced_memory()[1] < 10_000  # no array: the smallest would be 18 kB
+        finally:
+            tracemalloc.stop()
+
+
+def test_planes_and_pictures_take_turns() -> None:
+    spec = pixel_input("letterbox")
+    preprocessor, out = Preprocessor(spec), np.empty((64, 96, 3), np.uint8)
+    for pixels in (picture(100, 100), planes(picture(100, 100)), picture(64, 96), planes(picture(50, 400))):
+        preprocessor(pixels, out)
+        np.testing.assert_array_equal(out, preprocess(pixels, spec)[0][0])

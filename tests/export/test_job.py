@@ -55,6 +55,8 @@ def test_int8_for_openvino(int8, exported):
     ]
     plain, typed = (read_spec(out / name) for name in ("yolo.onnx", "yolo-int8.onnx"))
     assert (plain.precision, typed.precision) == ("fp32", "int8")
+    for spec in (plain, typed):  # on a CPU the graph normalises
+        assert (spec.input.dtype, spec.input.layout, spec.input.colour) == ("uint8", "NHWC", "BGR")
     assert plain.metrics == {"AP50_11point@noise": 0.5}
     assert typed.metrics == {}, "what FP32 reached is not what INT8 reaches"
     assert "6 images" in typed.provenance.calibration
@@ -80,7 +82,7 @@ def test_int8_for_openvino(int8, exported):
     assert "INT8" in page
     assert "<script" not in page
 
-    images = np.random.default_rng(0).normal(0, 1, (1, 3, *exported.spec.input.size)).astype(np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (1, *exported.spec.input.size, 3), np.uint8)
     with open_engine(out / "yolo-int8.onnx") as engine:
         found = engine.infer({"images": images})
     assert found["boxes"].shape == (1, 48, 4)
@@ -100,6 +102,7 @@ def test_the_same_cache_serves_the_plan(int8, exported, tmp_path, capsys):
     spec = read_plan_spec(tmp_path / "yolo-int8-rtx.plan")
     assert spec.build["compute_capabilities"] == "86,89"
     assert spec.decode.kind == "yolo"
+    assert (spec.input.dtype, spec.input.layout) == ("float32", "NCHW")
     assert read_spec(tmp_path / "yolo-int8-rtx.onnx") == spec.with_(build={})
 
 
