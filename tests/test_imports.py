@@ -27,6 +27,7 @@ HEAVY = {
     "matplotlib",
     "scipy",
     "sklearn",
+    "av",
 }
 
 ONLY_IN = {
@@ -39,6 +40,7 @@ ONLY_IN = {
     "pycuda": set(),
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench.picture"},
+    "av": {"edgedet.runtime.sources.backend_av"},
 }
 
 TORCH_PACKAGES = ("edgedet.models", "edgedet.data", "edgedet.training", "edgedet.export")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EmptyDataset, ImageError, SourceError
-from edgedet.contract.frames import Image
+from edgedet.contract.frames import Image, Notice
 from edgedet.runtime import Source, open_source
-from edgedet.runtime.sources.mp4 import visible_share
-from edgedet.runtime.sources.source import public_name
+from edgedet.runtime.sources.containers import visible_share
+from edgedet.runtime.sources.location import public_name
 
 
 def read_all(source: Source) -> list[Image]:
@@ -55,7 +55,7 @@ def write_video(path: Path, codec: str, frames: int = 60) -> Path:
     return path
 
 
-def test_a_video_gives_all_its_frames_and_facts(bikes: Path) -> None:
+def test_a_video_gives_all_its_frames_and_facts(bikes: Path, backend: str) -> None:
     source = open_source(bikes)
     assert (source.name, source.live, source.fps, source.frames) == ("bikes.mp4", False, 25, 250)
     frames = read_all(source)
@@ -75,7 +75,9 @@ def test_a_video_is_read_into_the_buffer(bikes: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", ["noise", "zeros"])
-def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(bikes: Path, tmp_path: Path, fill: str) -> None:
+def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(
+    bikes: Path, tmp_path: Path, fill: str, backend: str
+) -> None:
     data = bytearray(bikes.read_bytes())
     start, size = find_box(data, b"mdat")
     end = start + size
@@ -87,13 +89,14 @@ def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(bikes: Path, tmp_p
     data[end - 1500 : end] = junk.tobytes()
     path = tmp_path / "corrupt.mp4"
     path.write_bytes(data)
+    # two cannot be decoded; a third is damaged at its end, which OpenCV does not tell
     frames = read_until_error(
-        open_source(path), SourceError, r"2 of 250 frames of the video corrupt\.mp4 are missing or corrupt"
+        open_source(path), SourceError, r"[23] of 250 frames of the video corrupt\.mp4 are missing or corrupt"
     )
-    assert frames == 248
+    assert frames == 248 or (frames == 247 and backend == "av")
 
 
-def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path) -> None:
+def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path, backend: str) -> None:
     data = bytearray(bikes.read_bytes())
     data[250_000:252_000] = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
     path = tmp_path / "corrupt.mp4"
@@ -108,7 +111,9 @@ def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("codec", ["mp4v"])
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
-def test_a_truncated_video_of_another_container(tmp_path: Path, suffix: str, codec: str) -> None:
+def test_a_truncated_video_of_another_container(
+    tmp_path: Path, suffix: str, codec: str, backend: str
+) -> None:
     path = write_video(tmp_path / f"whole{suffix}", codec, frames=100)
     assert len(read_all(open_source(path))) == 100
     cut = tmp_path / f"cut{suffix}"
@@ -117,7 +122,7 @@ def test_a_truncated_video_of_another_container(tmp_path: Path, suffix: str, cod
     assert 5 < frames < 60
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path, bikes: Path) -> None:
+def test_what_is_no_video_is_refused(tmp_path: Path, bikes: Path, backend: str) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "headless.mp4").write_bytes(bikes.read_bytes()[:400_000])  # its index is at the end
     for name in ("text.mp4", "headless.mp4"):
@@ -139,7 +144,7 @@ def find_box(data: bytes | bytearray, kind: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
-def test_a_trimmed_video_is_whole(bikes: Path, tmp_path: Path, where: str) -> None:
+def test_a_trimmed_video_is_whole(bikes: Path, tmp_path: Path, where: str, backend: str) -> None:
     """An edit list hides 50 frames: phones trim so. The container still counts them."""
     data = bytearray(bikes.read_bytes())
     at = data.index(b"elst", find_box(data, b"moov")[0]) + 12
@@ -187,13 +192,20 @@ def test_no_images_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png"])
-def test_a_truncated_image_is_named_after_the_good_ones(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_image_is_passed_over_and_named(tmp_path: Path, ending: str) -> None:
     write_images(tmp_path / "shots")
     whole = cv2.imencode(ending, picture(9, (400, 500)))[1].tobytes()
-    bad = tmp_path / "shots" / f"9{ending}"
+    bad = tmp_path / "shots" / f"0bad{ending}"
     bad.write_bytes(whole[: len(whole) * 2 // 3])
-    good = read_until_error(open_source(tmp_path / "shots"), ImageError, f"{bad.name} is truncated")
-    assert good == 3
+    source = open_source(tmp_path / "shots")
+    said: list[Notice] = []
+    source.notify = said.append
+    good = read_until_error(source, SourceError, f"1 of 4 images could not be read: {bad.name}")
+    assert (good, source.lost) == (3, 1)
+    assert [n.kind for n in said] == ["damaged"]
+    assert f"{bad.name} is truncated" in said[0].text
+    with pytest.raises(ImageError, match="is truncated"):
+        open_source(bad).read()
 
 
 def test_names_hold_no_password() -> None:
