@@ -18,7 +18,10 @@ from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image, YuvImage
 from edgedet.runtime.sources.location import public_name, scheme
 from edgedet.runtime.sources.reader import (
+    FILE_FORMATS,
     MAX_PIXELS,
+    STREAM_FORMATS,
+    STREAM_PROTOCOLS,
     TRIES,
     NotThere,
     Reader,
@@ -28,17 +31,8 @@ from edgedet.runtime.sources.reader import (
     unreachable,
 )
 
-av.logging.set_level(None)
-
-_FILES = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h263,h264,hevc,vvc,av1,obu,ivf,flv,asf,ogg,gif,apng,"
-    "mjpeg,mxf,nut,dv,rm,yuv4mpegpipe,vc1,wtv,mpjpeg"
-)
-"""Containers that hold their video themselves: not playlists, which open other files and hosts."""
-
-_STREAMS = f"{_FILES},rtsp,sdp,rtp,rtp_mpegts,hls,dash,live_flv,jpeg_pipe,png_pipe"
-
-_STREAM_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,srt,crypto"
+av.logging.set_level(None)  # not through Python's logging, which may dead-lock with decoding threads
+av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 _OPEN = {
     # what opening may cost: FFmpeg takes 5 s by default. What it reads meanwhile is kept and delivered, for
@@ -68,10 +62,10 @@ class AvReader(Reader):
         self._timeout = timeout
         options = {"max_pixels": str(MAX_PIXELS)}
         if isinstance(location, Path):
-            options |= {"protocol_whitelist": "file", "format_whitelist": _FILES}
+            options |= {"protocol_whitelist": "file", "format_whitelist": FILE_FORMATS}
             where, wait = f"file:{location.absolute()}", None
         else:
-            options |= {"protocol_whitelist": _STREAM_PROTOCOLS, "format_whitelist": _STREAMS, **_OPEN}
+            options |= {"protocol_whitelist": STREAM_PROTOCOLS, "format_whitelist": STREAM_FORMATS, **_OPEN}
             where, wait = location, (timeout, timeout)
         began = time.monotonic()
         try:
@@ -254,14 +248,18 @@ def _is_full(frame: Any) -> bool:
 
 def _reason(error: Exception) -> str:
     """An error of FFmpeg in words, without the address that its own text contains."""
+    if getattr(error, "errno", None) == errno.EIO:
+        return "the connection broke off"
     return str(getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
 def _failure(location: Path | str, error: Exception, seconds: float, timeout: float) -> SourceError:
     """What to say of a location that cannot be opened."""
     if isinstance(location, Path):
+        unknown = isinstance(error, av.InvalidDataError) or getattr(error, "errno", None) == errno.EINVAL
         return SourceError(
-            f"Cannot open {shown(location)} ({location.stat().st_size} bytes): {_reason(error)}.",
+            f"Cannot open {shown(location)} ({location.stat().st_size} bytes): "
+            f"{'it holds no video that can be read' if unknown else _reason(error)}.",
             hint="It may be truncated, or of a kind that FFmpeg does not read.",
         )
     start = f"Cannot open {public_name(location)}:"

@@ -16,6 +16,8 @@ from edgedet.contract.frames import Image
 from edgedet.runtime.opencv_log import silence_opencv
 from edgedet.runtime.sources.containers import EXACT, visible_share
 from edgedet.runtime.sources.reader import (
+    STREAM_FORMATS,
+    STREAM_PROTOCOLS,
     TRIES,
     Location,
     NotThere,
@@ -26,9 +28,7 @@ from edgedet.runtime.sources.reader import (
     unreachable,
 )
 
-_OPTIONS = (
-    "rtsp_transport;tcp|protocol_whitelist;file,http,https,tcp,tls,httpproxy,rtsp,rtp,srtp,udp,rtmp,crypto"
-)
+_OPTIONS = f"rtsp_transport;tcp|protocol_whitelist;file,{STREAM_PROTOCOLS}|format_whitelist;{STREAM_FORMATS}"
 """For all that OpenCV's FFmpeg opens in this process: it takes them from the environment only."""
 
 

@@ -127,8 +127,9 @@ class Live(Source):
             except SourceError as e:
                 why = e
                 if e.message not in self._said:
-                    self._say(f"{self.name} is still lost: {e.message}", "note")
                     self._said.add(e.message)
+                    reason = e.message.removeprefix(f"Cannot open {self.name}: ")
+                    self._say(f"{self.name} is still lost: {reason}", "note")
                 continue
             self.fps = self._reader.fps
             return True
@@ -161,7 +162,7 @@ class Live(Source):
             self._size = size
 
     def _say_lost(self, why: SourceError) -> None:
-        self._reason = why.message.rstrip(".")
+        self._reason = why.message.removeprefix(f"Cannot open {self.name}: ").rstrip(".")
         if self._away is None:
             self._away = time.monotonic()
             self._said.add(why.message)

@@ -24,6 +24,18 @@ MAX_PIXELS = 100_000_000
 TRIES = 32
 """Frames in a row that may be corrupt; also more than a decoder can hold back (16 in H.264)."""
 
+FILE_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h263,h264,hevc,vvc,av1,obu,ivf,flv,asf,ogg,gif,apng,"
+    "mjpeg,mxf,nut,dv,rm,yuv4mpegpipe,vc1,wtv,mpjpeg"
+)
+"""Of FFmpeg's, those that hold their video themselves: not playlists, which open other files and hosts, and
+not those that take any text for a picture."""
+
+STREAM_FORMATS = f"{FILE_FORMATS},rtsp,sdp,rtp,rtp_mpegts,hls,dash,live_flv,jpeg_pipe,png_pipe"
+
+STREAM_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,rtmpt,rtmpts,srt,crypto"
+"""Those of FFmpeg that a stream, and what it refers to, may use."""
+
 Location = int | str | Path
 """A camera's index, a URL or device, or a file."""
 

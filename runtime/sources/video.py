@@ -7,7 +7,7 @@ from pathlib import Path
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image, Notice, YuvImage
 from edgedet.runtime.sources.containers import missing_bytes, names_other_files
-from edgedet.runtime.sources.reader import Reader, open_reader
+from edgedet.runtime.sources.reader import MAX_PIXELS, Reader, open_reader
 from edgedet.runtime.sources.source import Source
 
 
@@ -87,6 +87,12 @@ class Video(Source):
         self.media_time = at + self._offset
 
     def _check_end(self) -> None:
+        if not self._read:
+            raise SourceError(
+                f"No frame of the video {self.name} can be decoded.",
+                hint="It may be damaged, or its frames have more than "
+                f"{MAX_PIXELS // 1_000_000} million pixels.",
+            )
         location, total = self._location, self.frames
         count = max(self.lost, self._reader.missing(self._read))
         absent = missing_bytes(location) if isinstance(location, Path) else 0
@@ -100,10 +106,6 @@ class Video(Source):
                 f"{count or 'Some'}{of} frames of the video {self.name} are missing or corrupt, the first "
                 f"near frame {near}: it is {why}.",
                 hint="The results of the other frames are whole. Copy or encode the file again.",
-            )
-        if not self._read:
-            raise SourceError(
-                f"No frame of the video {self.name} could be decoded.", hint="Copy or encode the file again."
             )
 
 

@@ -29,8 +29,9 @@ from edgedet.runtime import (
     open_predictor,
     open_source,
 )
+from edgedet.runtime.sources.live import Live
 
-Camera = Callable[[Callable[[int], Iterator[Any]]], Any]
+Camera = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +213,156 @@ def test_a_video_on_a_web_server_is_no_live_source(tmp_path: Path) -> None:
             server.shutdown()
             thread.join()
     assert count == 40
+
+
+def test_a_camera_that_is_not_there_yet_is_waited_for(
+    camera: Camera, predictor: CpuPredictor, backend: str
+) -> None:
+    port = closed_port()
+    started: list[Any] = []
+    said: list[Notice] = []
+
+    def notify(notice: Notice) -> None:
+        said.append(notice)
+        if not started:
+            started.append(camera(lambda n: steady(0.5), port))
+
+    source = open_source(f"http://127.0.0.1:{port}/live.mjpg")
+    assert source.live
+    report = Pipeline(source, predictor, limit=5, notify=notify).run()
+    assert report.frames == 5
+    kinds = [n.kind for n in said if n.kind != "note"]
+    assert kinds == ["lost", "back"]
+    assert "refuses the connection; nothing listens there; waiting for it" in said[0].text
+
+
+def garbage(count: int | None = None) -> Iterator[Any]:
+    for _ in itertools.count() if count is None else range(count):
+        yield b"\xff\xd8 this is no picture \xff\xd9"
+        yield 0.02
+
+
+FAILURES: dict[str, Callable[[], Iterator[Any]]] = {
+    "ends at once": lambda: iter(()),
+    "one frame, then the end": lambda: steady(0.5, count=1),
+    "nothing that can be decoded": garbage,
+    "silence": lambda: iter([30.0]),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_failure_of_a_stream_is_followed_by_longer_pauses(
+    camera: Camera, failure: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    server = camera(lambda n: steady(0.5, count=5) if n == 0 else FAILURES[failure]())
+    source = open_source(server.url, timeout=0.5)
+    assert isinstance(source, Live)
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            source.stop()
+
+    monkeypatch.setattr(source, "_sleep", sleep)
+    while source.grab():
+        pass
+    source.close()
+    assert pauses[0] == 0.0
+    for i, pause in enumerate(pauses[1:]):
+        assert 0.25 * 2**i <= pause <= 0.5 * 2**i
+    assert server.connections <= 7
+
+
+def test_tries_begin_anew_after_it_delivered_for_a_while(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr("edgedet.runtime.sources.live._PROOF", 0.2)
+    server = camera(lambda n: steady(0.5, count=40))
+    source = open_source(server.url, reconnects=1)
+    for _ in range(100):  # three connections, and never two failures in a row
+        assert source.grab()
+    source.close()
+
+
+def test_a_stalled_camera_is_lost_and_the_wait_can_be_ended(camera: Camera, backend: str) -> None:
+    def stalling(connection: int) -> Iterator[Any]:
+        yield from steady(0.5, count=5)
+        yield 30.0
+
+    said: list[Notice] = []
+    source = open_source(camera(stalling).url, timeout=1)
+
+    def notify(notice: Notice) -> None:
+        said.append(notice)
+        source.stop()
+
+    source.notify = notify
+    while source.grab():
+        pass
+    source.close()
+    assert [n.kind for n in said] == ["lost"]
+    assert "nothing came for 1 s" in said[0].text
+
+
+def test_frames_come_in_their_own_size(camera: Camera, backend: str) -> None:
+    def growing(connection: int) -> Iterator[Any]:
+        yield from steady(0.5, (48, 64), 10)
+        yield from steady(0.5, (96, 128))
+
+    said: list[Notice] = []
+    source = open_source(camera(growing).url)
+    source.notify = said.append
+    shapes = [image.shape for _ in range(30) if (image := source.read()) is not None]
+    source.close()
+    if backend == "opencv":  # which scales, and does not say so
+        assert set(shapes) == {(48, 64, 3)}
+        return
+    assert shapes == [(48, 64, 3)] * 10 + [(96, 128, 3)] * 20
+    assert [(n.kind, n.text.partition("now")[2]) for n in said] == [("size", " sends 128x96, before 64x48")]
+
+
+def test_frames_that_cannot_be_decoded_are_counted_and_said_once(camera: Camera) -> None:
+    pytest.importorskip("av", reason="OpenCV does not tell")
+
+    def damaged(connection: int) -> Iterator[Any]:
+        yield from steady(0.5, count=5)
+        yield from garbage(4)
+        yield from steady(0.5)
+
+    said: list[Notice] = []
+    source = open_source(camera(damaged).url)
+    source.notify = said.append
+    for _ in range(20):
+        assert source.grab()
+    source.close()
+    assert source.lost == 4
+    assert [n.kind for n in said] == ["damaged"]
+
+
+class Answers(ThreadingHTTPServer):
+    """A server that answers every request with one status."""
+
+    def __init__(self, status: int) -> None:
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_error(status)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "does not let us in"), (404, "no such stream")])
+def test_an_answer_that_refuses_is_told_as_it_is(status: int, said: str) -> None:
+    pytest.importorskip("av", reason="OpenCV does not tell")
+    with Answers(status) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            with pytest.raises(SourceError, match=rf"{said}.*\({status}\)"):
+                open_source(f"http://127.0.0.1:{server.server_port}/live?token=secret")
+        finally:
+            server.shutdown()
+            thread.join()
