@@ -8,10 +8,11 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image, Notice, YuvImage
+from edgedet.runtime.sources.location import check_url, is_url, public_name, scheme
 
 
 class Source:
@@ -66,7 +67,7 @@ class Source:
         """Free everything; a second call does nothing."""
 
 
-def open_source(target: str | int | Path, *, timeout: float = 5.0, reconnects: int = 5) -> Source:
+def open_source(target: str | int | Path, *, timeout: float = 10.0, reconnects: int | None = None) -> Source:
     """Open what `target` names.
 
     Args:
@@ -74,61 +75,73 @@ def open_source(target: str | int | Path, *, timeout: float = 5.0, reconnects: i
             image file, a folder of images, or a glob of images ("shots/*.jpg").
         timeout: seconds that a camera or URL may take to open, or to deliver the next frame, before it
             counts as unreachable or lost.
-        reconnects: how often in a row a lost camera or URL is opened again, with growing pauses.
+        reconnects: how often in a row a lost camera or URL is opened again, with growing pauses; None for
+            as often as it takes. Unless it is 0, a URL that does not answer yet is waited for.
 
     Raises:
-        SourceError: there is no such thing, or it cannot be opened. EmptyDataset: no images there.
+        SourceError: there is no such thing, it cannot be opened, or its protocol may not be. EmptyDataset:
+            no images there.
     """
     text = str(target)
     if text.isdecimal():
         from edgedet.runtime.sources.live import Live
 
         return Live(int(text), timeout=timeout, reconnects=reconnects)
-    if "://" in text:
+    if is_url(text):
         return _open_url(text, timeout, reconnects)
     path = Path(text).expanduser()
-    if path.is_char_device():
-        from edgedet.runtime.sources.live import Live
-
-        return Live(str(path), timeout=timeout, reconnects=reconnects)
-    return _open_path(path)
+    return _open_path(path, timeout, reconnects)
 
 
-def _open_url(url: str, timeout: float, reconnects: int) -> Source:
+def _open_url(url: str, timeout: float, reconnects: int | None) -> Source:
     from edgedet.runtime.sources.live import Live
+    from edgedet.runtime.sources.reader import NotThere, open_reader
     from edgedet.runtime.sources.video import Video
 
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return _open_path(Path(parts.path))
-    live = Live(url, timeout=timeout, reconnects=reconnects)
-    if live.frames is None:
-        return live
-    live.close()  # a video on a web server: it has an end, and none of its frames may be dropped
-    return Video(url, name=public_name(url), timeout=timeout)
+    check_url(url)
+    if scheme(url) == "file":
+        return _open_path(Path(unquote(urlsplit(url).path)), timeout, reconnects)
+    try:
+        reader = open_reader(url, timeout=timeout)
+    except NotThere as e:
+        if reconnects == 0:
+            raise
+        return Live(url, timeout=timeout, reconnects=reconnects, absent=e)
+    if reader.endless:
+        return Live(url, timeout=timeout, reconnects=reconnects, reader=reader)
+    # a video on a web server: it has an end, and none of its frames may be dropped
+    return Video(url, name=public_name(url), reader=reader, timeout=timeout)
 
 
-def _open_path(path: Path) -> Source:
+def _open_path(path: Path, timeout: float, reconnects: int | None) -> Source:
     from edgedet.contract.image_files import ENDINGS, list_images
     from edgedet.runtime.sources.image import Images
+    from edgedet.runtime.sources.live import Live
+    from edgedet.runtime.sources.reader import is_camera
     from edgedet.runtime.sources.video import Video
 
-    if path.is_dir():
-        return Images(list_images(path), name=str(path))
-    if path.is_file():
-        if path.suffix.lower() in ENDINGS:
-            return Images([path], name=str(path))
-        return Video(path, name=path.name)
+    name = public_name(path)
+    try:
+        if path.is_dir():
+            return Images(list_images(path), name=name)
+        if path.is_file():
+            if path.suffix.lower() in ENDINGS:
+                return Images([path], name=name)
+            return Video(path, name=path.name)
+        if is_camera(path):
+            return Live(str(path), timeout=timeout, reconnects=reconnects)
+        if path.exists():
+            raise SourceError(
+                f"{name} is neither a file nor a folder nor a camera.",
+                hint="A pipe or another device cannot be a source.",
+            )
+    except (OSError, ValueError) as e:  # no permission, a name too long, a zero byte
+        reason = (getattr(e, "strerror", None) or str(e)).lower()
+        raise SourceError(f"The source {name!r} cannot be opened: {reason}.") from None
     if glob.has_magic(str(path)):
         found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207
-        return Images([p for p in found if p.suffix.lower() in ENDINGS], name=str(path))
+        return Images([p for p in found if p.suffix.lower() in ENDINGS], name=name)
     raise SourceError(
-        f"There is no source {str(path)!r}.",
+        f"There is no source {name!r}.",
         hint="Give a camera index (0), a URL (rtsp://...), a video file, an image, a folder or a glob.",
     )
-
-
-def public_name(url: str) -> str:
-    """A URL without its user name and password, fit for logs and results."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

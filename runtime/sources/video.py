@@ -1,117 +1,122 @@
-"""A video file as a source."""
+"""A video file, or a video with an end on a server, as a source."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-
 from edgedet.contract.errors import SourceError
-from edgedet.contract.frames import Image
-from edgedet.runtime.hardware import cores
-from edgedet.runtime.opencv_log import silence_opencv
-from edgedet.runtime.sources.mp4 import visible_share
+from edgedet.contract.frames import Image, Notice, YuvImage
+from edgedet.runtime.sources.containers import missing_bytes, names_other_files
+from edgedet.runtime.sources.reader import MAX_PIXELS, Reader, open_reader
 from edgedet.runtime.sources.source import Source
-
-_EXACT = (".mp4", ".m4v", ".mov")
-"""Containers that count their frames; others know at most how long they last."""
-
-_MISSING_SECONDS = 1.0
-
-_TRIES = 32
-"""Frames in a row that may be corrupt; also more than a decoder can hold back (16 in H.264)."""
 
 
 class Video(Source):
     """All frames of a video, or an error that says where they end too early.
 
     A corrupt frame is passed over and those after it are still delivered. FFmpeg does not say why it
-    delivers no further frame, so the end is compared with what the container announced: in MP4 and MOV the
-    number of frames, in others the duration, to a second.
+    delivers no further frame, so at the end what came is compared with what the container announced, where
+    that is certain: bytes, or frames of MP4 and MOV. How long it lasts is not: sound may be longer.
 
     Args:
         location: a file, or the URL of one.
         name: what results call it.
+        reader: the opened location, if it is open already.
         timeout: seconds a URL may take to open or to deliver.
+
+    Raises SourceError: it cannot be opened, or is a playlist. Its frames have more than 100 million pixels.
     """
 
-    def __init__(self, location: str | Path, *, name: str, timeout: float = 5.0) -> None:
-        silence_opencv()
+    def __init__(
+        self, location: str | Path, *, name: str, reader: Reader | None = None, timeout: float = 10.0
+    ) -> None:
         self.name = name
         self._location = location
-        options = [cv2.CAP_PROP_N_THREADS, _decoder_threads()]
-        if not isinstance(location, Path):
-            wait = round(1000 * timeout)
-            options += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
-        self._video = cv2.VideoCapture(str(location), cv2.CAP_FFMPEG, options)
-        if not self._video.isOpened():
-            raise SourceError(
-                f"Cannot open the video {name}{_size(location)}.",
-                hint="It may be truncated, or of a kind that OpenCV's FFmpeg does not read.",
-            )
-        fps = self._video.get(cv2.CAP_PROP_FPS)
-        frames = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.fps = fps if fps > 0 else None
-        self.frames = frames if frames > 0 else None
+        if isinstance(location, Path):
+            self.paths = (location,)
+            self.file = str(location)
+            _check_file(location)
+        self._reader = reader or open_reader(location, timeout=timeout)
+        self.fps = self._reader.fps
+        self.frames = self._reader.frames
         self._read = 0
-        self._reached = 0.0  # seconds
-        self._gap: int | None = None  # frames before the first that could not be decoded
+        self._offset = 0.0
+        self._first_lost: int | None = None
+        self._size: tuple[int, int] | None = None
 
     def grab(self) -> bool:
         """See Source. Raises SourceError where frames were missing, after the last one."""
-        if not self._advance():
+        reader = self._reader
+        try:
+            came = reader.grab()
+        except SourceError as e:  # of a server
+            raise SourceError(
+                f"{self.name} ends after {self._read} frames: {e.message}", hint=e.hint
+            ) from None
+        if reader.lost > self.lost:
+            if self._first_lost is None:
+                self._first_lost = self._read
+                self.notify(Notice(f"{self.name} is damaged near frame {self._read}", "damaged"))
+            self.lost = reader.lost
+        if not came:
             self._check_end()
             return False
         self._read += 1
-        self._reached = self._video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        self._set_time(reader.media_time)
+        size, self._size = self._size, reader.size
+        if size is not None and self._size is not None and size != self._size:
+            height, width = self._size
+            self.notify(Notice(f"from frame {self._read - 1} on {self.name} is {width}x{height}", "size"))
         return True
 
-    def retrieve(self, buffer: Image | None) -> Image:
+    def retrieve(self, buffer: Image | None) -> Image | YuvImage:
         """See Source."""
-        good, image = self._video.retrieve(buffer)
-        if not good:
-            raise SourceError(f"Frame {self._read} of the video {self.name} cannot be converted to BGR.")
-        return image  # type: ignore[return-value]
-
-    def _advance(self) -> bool:
-        if self._video.grab():
-            return True
-        if self.frames is None or self._read < self.frames:
-            # not yet the end: after a corrupt frame, or one cut off, others wait in the decoder or follow
-            self._gap = self._read if self._gap is None else self._gap
-            if isinstance(self._location, Path):
-                return any(self._video.grab() for _ in range(_TRIES))
-        return False
-
-    def _check_end(self) -> None:
-        total, fps = self.frames, self.fps
-        if total is None or self._read >= total:
-            return
-        location = self._location
-        if isinstance(location, Path) and location.suffix.lower() in _EXACT:
-            share = visible_share(location)
-            # a trimmed video still holds, and counts, the frames that its edit list hides
-            missing = (total if share >= 1 else int(total * share) - 1) - self._read
-        elif fps is not None:
-            missing = round(total - (self._reached + _MISSING_SECONDS) * fps)
-        else:
-            missing = 0
-        if missing > 0:
-            raise SourceError(
-                f"{missing} of {total} frames of the video {self.name} are missing or corrupt, the first "
-                f"near frame {self._gap}: it is damaged or truncated.",
-                hint="The results of the other frames are whole. Copy or encode the file again.",
-            )
+        return self._reader.retrieve(buffer)
 
     def close(self) -> None:
         """See Source."""
-        self._video.release()
+        self._reader.close()
+
+    def _set_time(self, at: float | None) -> None:
+        """Media time runs on where a joined file begins anew."""
+        if at is None:
+            self.media_time = None
+            return
+        if self.media_time is not None and at + self._offset < self.media_time - 1:
+            self._offset = self.media_time + 1 / (self.fps or 25.0) - at
+        self.media_time = at + self._offset
+
+    def _check_end(self) -> None:
+        if not self._read:
+            raise SourceError(
+                f"No frame of the video {self.name} can be decoded.",
+                hint="It may be damaged, or its frames have more than "
+                f"{MAX_PIXELS // 1_000_000} million pixels.",
+            )
+        location, total = self._location, self.frames
+        count = max(self.lost, self._reader.missing(self._read))
+        absent = missing_bytes(location) if isinstance(location, Path) else 0
+        if absent and total is not None:
+            count = max(count, total - self._read)
+        if count or absent:
+            near = self._read if self._first_lost is None else self._first_lost
+            of = "" if total is None else f" of {max(total, self._read + count)}"
+            why = f"truncated, {absent} bytes are missing" if absent else "damaged or truncated"
+            raise SourceError(
+                f"{count or 'Some'}{of} frames of the video {self.name} are missing or corrupt, the first "
+                f"near frame {near}: it is {why}.",
+                hint="The results of the other frames are whole. Copy or encode the file again.",
+            )
 
 
-def _decoder_threads() -> int:
-    """A decoder on several threads costs more CPU in all, which a small machine needs for the engine."""
-    return max(1, cores() // 4)
-
-
-def _size(location: str | Path) -> str:
-    return f" ({location.stat().st_size} bytes)" if isinstance(location, Path) else ""
+def _check_file(path: Path) -> None:
+    try:
+        playlist = names_other_files(path)
+    except OSError as e:
+        raise SourceError(f"Cannot read the video {path}: {e.strerror or e}.") from None
+    if not path.stat().st_size:
+        raise SourceError(f"The video {path.name} is empty (0 bytes).", hint="Copy it again.")
+    if playlist:
+        raise SourceError(
+            f"{path.name} is a playlist, which names other files or hosts.", hint="Give the video itself."
+        )

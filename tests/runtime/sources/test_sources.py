@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import cv2
@@ -12,10 +14,9 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import EmptyDataset, ImageError, SourceError
-from edgedet.contract.frames import Image
+from edgedet.contract.frames import Image, Notice
 from edgedet.runtime import Source, open_source
-from edgedet.runtime.sources.mp4 import visible_share
-from edgedet.runtime.sources.source import public_name
+from edgedet.runtime.sources.containers import visible_share
 
 
 def read_all(source: Source) -> list[Image]:
@@ -55,7 +56,7 @@ def write_video(path: Path, codec: str, frames: int = 60) -> Path:
     return path
 
 
-def test_a_video_gives_all_its_frames_and_facts(bikes: Path) -> None:
+def test_a_video_gives_all_its_frames_and_facts(bikes: Path, backend: str) -> None:
     source = open_source(bikes)
     assert (source.name, source.live, source.fps, source.frames) == ("bikes.mp4", False, 25, 250)
     frames = read_all(source)
@@ -75,7 +76,9 @@ def test_a_video_is_read_into_the_buffer(bikes: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", ["noise", "zeros"])
-def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(bikes: Path, tmp_path: Path, fill: str) -> None:
+def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(
+    bikes: Path, tmp_path: Path, fill: str, backend: str
+) -> None:
     data = bytearray(bikes.read_bytes())
     start, size = find_box(data, b"mdat")
     end = start + size
@@ -87,13 +90,14 @@ def test_a_corrupt_last_frame_is_an_error_after_the_good_ones(bikes: Path, tmp_p
     data[end - 1500 : end] = junk.tobytes()
     path = tmp_path / "corrupt.mp4"
     path.write_bytes(data)
+    # two cannot be decoded; a third is damaged at its end, which OpenCV does not tell
     frames = read_until_error(
-        open_source(path), SourceError, r"2 of 250 frames of the video corrupt\.mp4 are missing or corrupt"
+        open_source(path), SourceError, r"[23] of 250 frames of the video corrupt\.mp4 are missing or corrupt"
     )
-    assert frames == 248
+    assert frames == 248 or (frames == 247 and backend == "av")
 
 
-def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path) -> None:
+def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path, backend: str) -> None:
     data = bytearray(bikes.read_bytes())
     data[250_000:252_000] = np.random.default_rng(0).integers(0, 256, 2000, np.uint8).tobytes()
     path = tmp_path / "corrupt.mp4"
@@ -108,7 +112,9 @@ def test_frames_after_a_corrupt_one_are_delivered(bikes: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("codec", ["mp4v"])
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
-def test_a_truncated_video_of_another_container(tmp_path: Path, suffix: str, codec: str) -> None:
+def test_a_truncated_video_of_another_container(
+    tmp_path: Path, suffix: str, codec: str, backend: str
+) -> None:
     path = write_video(tmp_path / f"whole{suffix}", codec, frames=100)
     assert len(read_all(open_source(path))) == 100
     cut = tmp_path / f"cut{suffix}"
@@ -117,7 +123,7 @@ def test_a_truncated_video_of_another_container(tmp_path: Path, suffix: str, cod
     assert 5 < frames < 60
 
 
-def test_what_is_no_video_is_refused(tmp_path: Path, bikes: Path) -> None:
+def test_what_is_no_video_is_refused(tmp_path: Path, bikes: Path, backend: str) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "headless.mp4").write_bytes(bikes.read_bytes()[:400_000])  # its index is at the end
     for name in ("text.mp4", "headless.mp4"):
@@ -139,7 +145,7 @@ def find_box(data: bytes | bytearray, kind: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
-def test_a_trimmed_video_is_whole(bikes: Path, tmp_path: Path, where: str) -> None:
+def test_a_trimmed_video_is_whole(bikes: Path, tmp_path: Path, where: str, backend: str) -> None:
     """An edit list hides 50 frames: phones trim so. The container still counts them."""
     data = bytearray(bikes.read_bytes())
     at = data.index(b"elst", find_box(data, b"moov")[0]) + 12
@@ -187,18 +193,20 @@ def test_no_images_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".png"])
-def test_a_truncated_image_is_named_after_the_good_ones(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_image_is_passed_over_and_named(tmp_path: Path, ending: str) -> None:
     write_images(tmp_path / "shots")
     whole = cv2.imencode(ending, picture(9, (400, 500)))[1].tobytes()
-    bad = tmp_path / "shots" / f"9{ending}"
+    bad = tmp_path / "shots" / f"0bad{ending}"
     bad.write_bytes(whole[: len(whole) * 2 // 3])
-    good = read_until_error(open_source(tmp_path / "shots"), ImageError, f"{bad.name} is truncated")
-    assert good == 3
-
-
-def test_names_hold_no_password() -> None:
-    assert public_name("rtsp://admin:secret@10.0.0.7:554/live?x=1") == "rtsp://10.0.0.7:554/live?x=1"
-    assert public_name("http://host/a") == "http://host/a"
+    source = open_source(tmp_path / "shots")
+    said: list[Notice] = []
+    source.notify = said.append
+    good = read_until_error(source, SourceError, f"1 of 4 images could not be read: {bad.name}")
+    assert (good, source.lost) == (3, 1)
+    assert [n.kind for n in said] == ["damaged"]
+    assert f"{bad.name} is truncated" in said[0].text
+    with pytest.raises(ImageError, match="is truncated"):
+        open_source(bad).read()
 
 
 def test_opencv_and_ffmpeg_say_nothing(bikes: Path, tmp_path: Path) -> None:
@@ -216,3 +224,159 @@ for target in ({str(tmp_path / "headless.mp4")!r}, "99"):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def announce(path: Path, width: int, height: int) -> Path:
+    """A Motion-JPEG AVI whose frames' own headers claim a size."""
+    data = bytearray(write_video(path, "MJPG", frames=5).read_bytes())
+    at = 0
+    while (at := data.find(b"\xff\xc0", at)) >= 0:
+        struct.pack_into(">HH", data, at + 5, height, width)
+        at += 2
+    path.write_bytes(data)
+    return path
+
+
+def test_frames_of_more_than_100_million_pixels_are_refused(tmp_path: Path, backend: str) -> None:
+    source = open_source(announce(tmp_path / "big.avi", 30_000, 30_000))
+    assert read_until_error(source, SourceError, "No frame .* can be decoded.*more than 100 million pix") == 0
+
+
+def test_a_header_of_more_than_100_million_pixels_is_refused(
+    bikes: Path, tmp_path: Path, backend: str
+) -> None:
+    data = bytearray(bikes.read_bytes())
+    at = data.index(b"avc1", find_box(data, b"moov")[0]) + 4 + 24
+    assert struct.unpack_from(">HH", data, at) == (640, 272)
+    struct.pack_into(">HH", data, at, 30_000, 30_000)
+    path = tmp_path / "big.mp4"
+    path.write_bytes(data)
+    try:
+        frames = read_all(open_source(path))
+    except SourceError as e:
+        assert "30000x30000, more than the 100 million pixels" in str(e)  # noqa: PT017
+    else:  # the decoder has believed its own headers
+        assert {f.shape for f in frames} == {(272, 640, 3)}
+
+
+PLAYLISTS = {
+    "hls.mp4": "#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n",
+    "concat.mp4": "ffconcat version 1.0\nfile '{clip}'\n",
+    "session.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_file_opens_no_other_file(bikes: Path, tmp_path: Path, name: str, backend: str) -> None:
+    (tmp_path / name).write_text(PLAYLISTS[name].format(clip=bikes))
+    with pytest.raises(SourceError, match="is a playlist, which names other files"):
+        open_source(tmp_path / name)
+
+
+def test_text_is_no_picture(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "readme.txt").write_text("hello\n" * 500)
+    with pytest.raises(SourceError, match=r"Cannot open the video readme\.txt"):
+        open_source(tmp_path / "readme.txt")
+
+
+@pytest.mark.parametrize(
+    "url", ["subfile://x", "concat://a|b", "data://x", "cache://http://h/x", "ftp://h/x"]
+)
+def test_only_some_protocols_may_be_opened(url: str) -> None:
+    with pytest.raises(SourceError, match=r"protocol of .* cannot be opened.*rtsp://, .*file://"):
+        open_source(url)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "picture.jpg"])
+def test_a_pipe_or_a_device_is_no_source(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path / name, "/dev/zero", "/dev/null"):
+        with pytest.raises(SourceError, match="neither a file nor a folder nor a camera"):
+            open_source(path)
+
+
+def test_a_pipe_among_images_is_passed_over(tmp_path: Path) -> None:
+    write_images(tmp_path / "shots")
+    os.mkfifo(tmp_path / "shots" / "pipe.jpg")
+    source = open_source(tmp_path / "shots")
+    assert read_until_error(source, SourceError, r"1 of 4 images could not be read: pipe\.jpg") == 3
+
+
+def test_images_name_their_files(tmp_path: Path) -> None:
+    write_images(tmp_path / "shots")
+    source = open_source(tmp_path / "shots")
+    files = []
+    while source.grab():
+        files.append(source.file)
+    assert files == [str(p) for p in source.paths] == [str(tmp_path / "shots" / name) for name in NAMES]
+
+
+NAMES = ("0.jpg", "1.png", "2.bmp")
+
+
+def test_a_video_names_its_file_and_its_times(bikes: Path, backend: str) -> None:
+    source = open_source(bikes)
+    times = []
+    while source.grab():
+        times.append(source.media_time)
+    assert (source.file, source.paths) == (str(bikes), (bikes,))
+    np.testing.assert_allclose(times, np.arange(250) / 25, atol=1e-6)
+
+
+def test_times_of_a_variable_rate_are_the_clips_own(tmp_path: Path, backend: str) -> None:
+    """The first 20 of 60 frames are made to last three times as long."""
+    path = write_video(tmp_path / "variable.mp4", "mp4v")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stts", find_box(data, b"moov")[0])
+    following = at + 20  # one entry; the box that follows gives way, which no reader needs
+    assert data[following + 4 : following + 8] == b"stss"
+    spare, (step,) = find_size(data, following), struct.unpack_from(">I", data, at + 16)
+    struct.pack_into(">I", data, at - 4, 32)
+    struct.pack_into(">IIIII", data, at + 8, 2, 20, 3 * step, 40, step)
+    struct.pack_into(">I4s", data, following + 8, spare - 8, b"free")
+    edits = data.index(b"edts", find_box(data, b"moov")[0])  # which would end it earlier
+    data[edits : edits + 4] = b"free"
+    path.write_bytes(data)
+    source = open_source(path)
+    times = []
+    while source.grab():
+        times.append(source.media_time)
+    steps = [3 / 25] * 20 + [1 / 25] * 39
+    np.testing.assert_allclose(times, np.cumsum([0, *steps]), atol=1e-3)
+
+
+def find_size(data: bytes | bytearray, at: int) -> int:
+    """The size of the box of an MP4 that begins there."""
+    return int.from_bytes(data[at : at + 4], "big")
+
+
+def test_a_video_without_a_picture_says_so(tmp_path: Path, backend: str) -> None:
+    path = tmp_path / "sound.avi"
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(16000))
+    with pytest.raises(SourceError, match="video"):
+        open_source(path)
+
+
+def test_damaged_clips_end_in_named_errors(bikes: Path, tmp_path: Path, backend: str) -> None:
+    whole = [bikes, write_video(tmp_path / "a.avi", "MJPG", 20), write_video(tmp_path / "b.mkv", "mp4v", 20)]
+    rng = np.random.default_rng(5)
+    outcomes = []
+    for i in range(45):
+        data = bytearray(whole[i % 3].read_bytes())
+        if i % 4 == 0:
+            del data[int(rng.integers(1, len(data))) :]
+        head = i % 2 == 0  # where the structure is
+        for at in rng.integers(0, min(len(data), 2000) if head else len(data), 30):
+            data[at] = rng.integers(0, 256)
+        path = tmp_path / f"damaged{whole[i % 3].suffix}"
+        path.write_bytes(data)
+        try:
+            outcomes.append(len(read_all(open_source(path))))
+        except SourceError:
+            outcomes.append(-1)
+    assert -1 in outcomes
+    assert max(outcomes) <= 260

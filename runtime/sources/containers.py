@@ -1,10 +1,76 @@
-"""How much of an MP4's recorded time its edit list shows (ISO 14496-12, boxes mvhd, mdhd, elst)."""
+"""What a video file's container says of itself: whether the file is whole, and how much of it is shown.
+
+FFmpeg does not tell a truncated file from one that ends. MP4 and MOV (ISO 14496-12) are a row of boxes with
+their sizes, AVI a RIFF with its size, Matroska and WebM a segment with its size (RFC 8794), where the writer
+came to its end.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+
+EXACT = (".mp4", ".m4v", ".mov")
+"""Containers that count their frames."""
+
+_SEGMENT = b"\x18\x53\x80\x67"
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot", b"uuid", b"sidx")
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes of a video file are missing by its container's own account; 0 where it does not say."""
+    size = path.stat().st_size
+    with path.open("rb") as f:
+        head = f.read(4096)
+    if head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        (announced,) = struct.unpack_from("<I", head, 4)
+        # 0 or 2^32 - 1: the writer did not come to its end, or is a pipe
+        end = announced + 8 if 0 < announced < 0xFFFFFFFF else 0
+    elif head[:4] == b"\x1a\x45\xdf\xa3":
+        end = _segment_end(head)
+    elif head[4:8] in _BOXES:
+        end = _last_box_end(path, size)
+    else:
+        end = 0
+    return max(0, end - size)
+
+
+def names_other_files(path: Path) -> bool:
+    """Whether a file is a playlist (HLS, DASH, FFmpeg's concat, SDP), which opens other files or hosts."""
+    with path.open("rb") as f:
+        head = f.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith((b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]", b"RTSPtext")) or b"<MPD" in head
+
+
+def _segment_end(head: bytes) -> int:
+    """Where the segment of a Matroska file ends; 0 if its size is unknown."""
+    at = head.find(_SEGMENT)
+    if at < 0 or at + 12 > len(head) or not head[at + 4]:
+        return 0
+    width = 9 - head[at + 4].bit_length()
+    size = int.from_bytes(head[at + 4 : at + 4 + width], "big") - (1 << 7 * width)
+    unknown = (1 << 7 * width) - 1
+    return 0 if size in (0, unknown) else at + 4 + width + size
+
+
+def _last_box_end(path: Path, length: int) -> int:
+    at = 0
+    with path.open("rb") as f:
+        while at < length:
+            f.seek(at)
+            header = f.read(16)
+            if len(header) < 8:
+                return at + 8
+            size = int.from_bytes(header[:4], "big")
+            if size == 1:
+                size = int.from_bytes(header[8:16], "big")
+            elif size == 0:  # to the end of the file
+                return length
+            if size < 8 or not header[4:8].isascii():  # not a box: whatever follows is no part of the video
+                return length
+            at += size
+    return at
 
 
 def visible_share(path: Path) -> float:
@@ -39,7 +105,7 @@ def _movie_box(path: Path) -> bytes:
             if size == 1:  # a 64-bit size follows
                 payload = int.from_bytes(f.read(8), "big") - 16
             if kind == b"moov":
-                return f.read(payload)
+                return f.read(min(payload, path.stat().st_size))
             if payload < 0:  # up to the end of the file
                 break
             f.seek(payload, 1)
