@@ -112,7 +112,7 @@ class Pipeline:
         opened: list[Sink] = []
         try:
             for sink in self._sinks:
-                sink.stop = self.stop
+                sink.stop, sink.tell = self.stop, self._take_notice
                 opened.append(sink)
                 with self._recorded(sink.name):
                     sink.open(self._run_info())
@@ -124,7 +124,9 @@ class Pipeline:
                     self._deliver()
         finally:
             self._end()
+            whole = not self._failures and self._signals.caught is None
             for sink in opened:
+                sink.whole = whole
                 with self._recorded(sink.name):
                     sink.close()
             if self._joined(threads):

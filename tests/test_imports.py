@@ -39,6 +39,7 @@ ONLY_IN = {
     "pycuda": set(),
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench.picture"},
+    "av": {"edgedet.runtime.sinks.backend_av", "edgedet.runtime.sources.backend_av"},
 }
 
 TORCH_PACKAGES = ("edgedet.models", "edgedet.data", "edgedet.training", "edgedet.export")
