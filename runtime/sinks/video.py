@@ -20,8 +20,8 @@ from edgedet.runtime.sinks.worker import Worker
 
 _SUFFIXES = (".mp4", ".mov", ".avi")
 _PICTURE_RATE = 25.0  # pictures without a time, such as a folder's, are shown at this rate
-_QUEUE = 5
-"""Frames that wait for the encoder."""
+_FRAMES, _BYTES = (4, 32), 16 << 20
+"""How many frames may wait for the encoder: as many as fit into so many bytes, at least and at most."""
 _HUNG = 30.0
 """Seconds after which an encoder that takes no frame is given up."""
 _CLOSE = 10.0
@@ -53,7 +53,8 @@ class VideoFile(Sink):
         self._file: OutputFile | None = None
         self._recorder: Recorder | None = None
         self._worker: Worker | None = None
-        self._free: LifoQueue[Image | None] = LifoQueue()
+        self._free: LifoQueue[Image] = LifoQueue()
+        self._buffers = 0
         self._held: Image | None = None
         self._live = False
         self._next = 0.0
@@ -85,8 +86,6 @@ class VideoFile(Sink):
                 )
             )
         self._recorder = Recorder(self._file, live=stream.live, rate=stream.fps, began=self._say_where)
-        for _ in range(_QUEUE + 1):  # one is with the recorder
-            self._free.put(None)
         self._worker = Worker(
             "record",
             self._work,
@@ -106,16 +105,11 @@ class VideoFile(Sink):
             self.missed += 1
             return
         when = frame.captured if self._live else self._media_time(frame)
-        try:
-            buffer = self._free.get_nowait() if self._live else self._free.get(timeout=_HUNG)
-        except Empty:
-            self.missed += 1
-            if not self._live:
-                raise SinkError(f"The encoder has taken no frame for {_HUNG:g} s.") from None
-            return
         image = frame.image
-        if buffer is None or buffer.shape != image.shape:
-            buffer = np.empty_like(image)
+        buffer = self._buffer(image)
+        if buffer is None:
+            self.missed += 1
+            return
         np.copyto(buffer, image)
         worker.put((buffer, when))
 
@@ -141,6 +135,21 @@ class VideoFile(Sink):
             self.tell(Notice(f"video: {self._path} is as it was; the recording is {self._file.path}."))
         if worker.error is not None:
             raise worker.error
+
+    def _buffer(self, image: Image) -> Image | None:
+        """Where a copy of `image` goes; None if a live source's frame would have to wait for one."""
+        most = min(max(_FRAMES[0], _BYTES // image.nbytes), _FRAMES[1])
+        try:
+            wait = not self._live and self._buffers >= most
+            buffer = self._free.get(timeout=_HUNG) if wait else self._free.get_nowait()
+        except Empty:
+            if self._buffers >= most:
+                if self._live:
+                    return None
+                raise SinkError(f"The encoder has taken no frame for {_HUNG:g} s.") from None
+            self._buffers += 1
+            return np.empty_like(image)
+        return buffer if buffer.shape == image.shape else np.empty_like(image)
 
     def _media_time(self, frame: Frame) -> float:
         """The medium's time where it has one that goes on, else the next at the source's rate."""

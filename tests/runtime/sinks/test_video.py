@@ -242,7 +242,7 @@ def test_the_encoder_does_not_hold_a_live_source(
     sink.open(camera_info)
     for i in range(50):
         sink.write(frame(i, captured=1000 + i / 10), NOTHING)
-    assert sink.missed >= 40
+    assert sink.missed >= 50 - 33
     goes_on.set()
     sink.close()
     assert sink.missed + sink.written == 50
