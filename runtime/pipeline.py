@@ -115,7 +115,7 @@ class Pipeline:
             for sink in self._sinks:
                 if self._ending:
                     break
-                sink.stop = self.stop
+                sink.stop, sink.tell = self.stop, self._take_notice
                 closing.callback(self._close_sink, sink)
                 with self._recorded(sink.name):
                     sink.open(self._run_info())
@@ -323,6 +323,7 @@ class Pipeline:
             self._failures.append(("capture", e))
 
     def _close_sink(self, sink: Sink) -> None:
+        sink.whole = not self._failures and self._signals.caught is None
         with self._recorded(sink.name):
             sink.close()
 

@@ -41,7 +41,7 @@ ONLY_IN = {
     "simplejpeg": {"edgedet.contract.image_files"},
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench.picture"},
-    "av": {"edgedet.runtime.sources.backend_av"},
+    "av": {"edgedet.runtime.sinks.backend_av", "edgedet.runtime.sources.backend_av"},
 }
 
 TORCH_PACKAGES = ("edgedet.models", "edgedet.data", "edgedet.training", "edgedet.export")

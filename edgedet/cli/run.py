@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edgedet.contract.errors import EdgedetError, UsageError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
+from edgedet.contract.text import printable
 from edgedet.runtime.hardware import streams_for
 from edgedet.runtime.sinks.sink import JsonLines, RunInfo, Sink
 
@@ -64,12 +67,22 @@ def run(
             min=1, help="Inferences at the same time. [default: 1 for live sources, more for files]"
         ),
     ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1, max=3600, help="Seconds that a camera or URL may take to open, or for its next frame."
+        ),
+    ] = 10.0,
+    reconnects: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tries in a row to open a lost camera again. [default: for ever]"),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> int:
     """Run a model on a camera, a stream, a video or images.
 
-    Every frame of a file is processed; of a live source the newest. Ctrl-C ends a run with its outputs
-    whole.
+    Every frame of a file is processed; of a live source the newest. Ctrl-C, SIGTERM and SIGHUP end a run
+    with its outputs whole. Outputs never replace those of an earlier live run: out-2.mp4 beside out.mp4.
 
     Example: edgedet-run yolo-int8.onnx --source 0 --window
 
@@ -80,13 +93,21 @@ def run(
     from edgedet.runtime.engines.engine import artifact_spec
     from edgedet.runtime.pipeline import Pipeline
     from edgedet.runtime.predictor import Predictor, open_predictor
+    from edgedet.runtime.sinks.outputs import check_outputs, is_stdout
     from edgedet.runtime.sinks.overlay import Overlay
     from edgedet.runtime.sinks.video import VideoFile, Window
     from edgedet.runtime.sources.source import open_source
     from edgedet.runtime.tiles import TiledPredictor
 
+    if json_lines is not None and is_stdout(json_lines):
+        json_lines = "-"
     if json_output and json_lines == "-":
         raise UsageError("--json and --json-lines - would both write to stdout.", hint="Name a file for one.")
+    outputs: dict[str, str | Path] = {} if save is None else {"--save": save}
+    if json_lines not in (None, "-"):
+        outputs["--json-lines"] = json_lines
+    inputs: dict[str, Sequence[str | Path]] = {"the model": [model], "--source": [source]}
+    check_outputs(outputs, inputs)
     spec = artifact_spec(Path(model))
     if spec.task == "semantic" and not (score is None and iou is None):
         raise UsageError(f"--score and --iou are for boxes; {spec.model!r} gives a class per pixel.")
@@ -105,8 +126,10 @@ def run(
         sinks.append(Window())
 
     with ExitStack() as stack:
-        opened = open_source(source)
+        limits = {} if reconnects is None else {"reconnects": reconnects}
+        opened = open_source(source, timeout=timeout, **limits)
         stack.callback(opened.close)
+        check_outputs(outputs, inputs | {"--source": opened.paths})
         whole = stack.enter_context(
             open_predictor(
                 model,
@@ -117,6 +140,9 @@ def run(
                 streams=streams or streams_for(opened.live),
             )
         )
+        whole(
+            np.zeros((spec.input.height, spec.input.width, 3), np.uint8)
+        )  # the first is slow: not a frame's
         predictor: Predictor = whole if tile is None else TiledPredictor(whole, overlap=tile)
         overlay = Overlay(spec.classes, caption=predictor.name) if save or window else None
         progress = _Progress(opened.frames, limit)
@@ -168,7 +194,7 @@ class _Progress(Sink):
 
     def say(self, notice: Notice) -> None:
         """A line of its own, above the bar."""
-        self._console.print(notice.text, style="yellow", markup=False)
+        self._console.print(printable(notice.text), style="yellow", markup=False)
 
     def open(self, stream: RunInfo) -> None:
         """See Sink."""

@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.frames import check_image
 from edgedet.contract.results import Detections, Result, SegmentationMap
+from edgedet.contract.text import printable
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -52,7 +54,7 @@ class Overlay:
     """
 
     def __init__(self, classes: Sequence[str], *, caption: str = "") -> None:
-        self.classes = classes
+        self.classes = [printable(name) for name in classes]
         self.colours = [class_colour(i) for i in range(len(classes))]
         self.palette = np.zeros((256, 1, 3), np.uint8)
         """The colour of each value of a class map, as OpenCV's colour maps have them."""
@@ -67,12 +69,19 @@ class Overlay:
         self._size = (0, 0)
         self._interval = 0.0
         self._last = 0.0
-        # OpenCV 5 loads its font at the first text: 23 ms that belong to no frame
-        draw_label(np.zeros((32, 32, 3), np.uint8), "0", (0, 0), _BLACK, Style(32, 32))
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Font, glyphs and OpenCV's threads are made at their first use: 20 to 100 ms that are no frame's."""
+        image = np.zeros((720, 1280, 3), np.uint8)
+        style = Style(*image.shape[:2])
+        for text in (*self.classes, printable(self._caption), "0123456789. %<FPS"):
+            draw_label(image, text, (0, 0), _BLACK, style)
+        cv2.addWeighted(image, 1 - _OPACITY, cv2.applyColorMap(image[..., 0], self.palette), _OPACITY, 0)
 
     def draw(self, image: Image, result: Result) -> None:
-        """Draw into image (H, W, 3) uint8 BGR."""
-        height, width = image.shape[:2]
+        """Draw into image (H, W, 3) uint8 BGR. Raises ImageError: it is something else."""
+        height, width = check_image(image).shape[:2]
         if (height, width) != self._size:
             self._size = (height, width)
             self._style = Style(height, width)
@@ -142,6 +151,7 @@ PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections, Segmentati
 
 def draw_label(image: Image, text: str, anchor: tuple[int, int], colour: Colour, style: Style) -> None:
     """Text on a filled background that sits on `anchor` (x, y), moved so that it stays in the frame."""
+    text = printable(text)
     height, width = image.shape[:2]
     w, h = cv2.getTextSize(text, _FONT, style.font, style.weight)[0][0] + 2 * style.pad, style.plate
     x = max(0, min(anchor[0], width - w))

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from queue import Empty, LifoQueue
 
 import cv2
 import numpy as np
 
 from edgedet.contract.errors import OutputError, SinkError
-from edgedet.contract.files import output_error
 from edgedet.contract.frames import Frame, Image, Notice
 from edgedet.contract.results import Result
 from edgedet.runtime.opencv_log import silence_opencv
+from edgedet.runtime.sinks.outputs import OutputFile, check_outputs
 from edgedet.runtime.sinks.overlay import Style, draw_label
+from edgedet.runtime.sinks.recorder import Recorder, have_pyav
 from edgedet.runtime.sinks.sink import RunInfo, Sink
+from edgedet.runtime.sinks.worker import Worker
 
-_DEFAULT_FPS = 25.0
-_CODEC = "mp4v"  # MPEG-4 part 2: the one that every build of OpenCV can write
-_MAX_REPEAT_SECONDS = 2.0
+_SUFFIXES = (".mp4", ".mov", ".avi")
+_PICTURE_RATE = 25.0  # pictures without a time, such as a folder's, are shown at this rate
+_FRAMES, _BYTES = (4, 32), 16 << 20
+"""How many frames may wait for the encoder: as many as fit into so many bytes, at least and at most."""
+_HUNG = 30.0
+"""Seconds after which an encoder that takes no frame is given up."""
+_CLOSE = 10.0
+"""Seconds for the encoder to finish what it was given."""
 _RED = (0, 0, 200)
 
 
 class VideoFile(Sink):
-    """An annotated video: written beside its name, renamed when it is closed and whole.
+    """An annotated video with real times: a file's own, of a live source when each frame came.
 
-    It plays at the source's frame rate (25 where it has none). A live source's frames are repeated or
-    left out so that the video keeps the pace of the clock, at most 2 s for one gap. All frames get the
-    size of the first.
+    It grows under its own name and plays at any moment, whatever ends the process (MP4 and MOV with PyAV,
+    all but the last second; see `backend_opencv` for .avi and for a machine without PyAV, where the rate is
+    constant and an .mp4 is whole only when it is closed). Nothing is lost that stood there before: see
+    `outputs`. All frames get the size of the first, see `Recorder`.
+
+    The encoder has a thread of its own. A live source never waits for it: frames that it cannot take are left
+    out and counted. Of a file every frame is written. When it fails, as on a full disk, a file's run ends
+    with that error; a live one says so at once, goes on, and ends with the error.
 
     Args:
         path: ends in .mp4, .mov or .avi.
@@ -38,84 +50,151 @@ class VideoFile(Sink):
     def __init__(self, path: str | Path) -> None:
         silence_opencv()
         self._path = Path(path)
-        self._opened = False
-        self._temporary = self._path.with_name(f".{self._path.stem}.{os.getpid()}.partial{self._path.suffix}")
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
-        self._resized: Image | None = None
-        self._fps = _DEFAULT_FPS
+        self._file: OutputFile | None = None
+        self._recorder: Recorder | None = None
+        self._worker: Worker | None = None
+        self._free: LifoQueue[Image] = LifoQueue()
+        self._buffers = 0
+        self._held: Image | None = None
         self._live = False
-        self._began = 0.0
-        self._written = 0
+        self._next = 0.0
+        self._step = 1 / _PICTURE_RATE
+        self.written = 0
+        """Frames recorded."""
+        self.missed = 0
+        """Frames of a live source that the encoder could not take."""
 
     def open(self, stream: RunInfo) -> None:
-        """See Sink. Raises OutputError: the folder cannot be written, or the suffix is unknown."""
-        self._fps, self._live = stream.fps or _DEFAULT_FPS, stream.live
-        if self._path.suffix.lower() not in (".mp4", ".mov", ".avi"):
+        """See Sink. Raises OutputError: the folder cannot be written, or the suffix is unknown.
+
+        UsageError: it is a file that the source reads.
+        """
+        if self._path.suffix.lower() not in _SUFFIXES:
             raise OutputError(
                 f"Cannot write a video as {self._path.name!r}.", hint="Name it .mp4, .mov or .avi."
             )
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary.touch()
-            self._opened = True
-        except OSError as e:
-            raise output_error(self._path, e) from e
+        check_outputs({"the video": self._path}, {"the source": stream.inputs})
+        self._live = stream.live
+        if stream.fps and stream.fps <= 1000:
+            self._step = 1 / stream.fps
+        self._file = OutputFile(self._path, live=stream.live)
+        if self._path.suffix.lower() != ".avi" and not have_pyav():
+            self.tell(
+                Notice(
+                    "video: PyAV is not installed (extra av): one constant rate, and what a kill interrupts "
+                    "does not play. Name it .avi for one that does."
+                )
+            )
+        self._recorder = Recorder(self._file, live=stream.live, rate=stream.fps, began=self._say_where)
+        self._worker = Worker(
+            "record",
+            self._work,
+            tick=self._recorder.tick,
+            skipped=self._skip,
+            ended=self._end,
+            failed=self._say_failure,
+        )
 
     def write(self, frame: Frame, result: Result) -> None:
-        """See Sink."""
+        """See Sink. Raises what the encoder raised, except in a live run, which `close` ends with that."""
+        worker = self._worker
+        assert worker is not None, "write without open"
+        if worker.error is not None:
+            if not self._live:
+                raise worker.error
+            self.missed += 1
+            return
+        when = frame.captured if self._live else self._media_time(frame)
         image = frame.image
-        if self._writer is None:
-            self._size = (image.shape[1], image.shape[0])
-            self._began = frame.captured
-            codec = cv2.VideoWriter.fourcc(*_CODEC)
-            self._writer = cv2.VideoWriter(str(self._temporary), cv2.CAP_FFMPEG, codec, self._fps, self._size)
-            if not self._writer.isOpened():
-                raise OutputError(
-                    f"OpenCV cannot write {self._path} ({_CODEC}, {self._size[0]}x{self._size[1]})."
-                )
-        if (image.shape[1], image.shape[0]) != self._size:
-            self._resized = cv2.resize(image, self._size, dst=self._resized)  # type: ignore[assignment]
-            image = self._resized  # type: ignore[assignment]
-        for _ in range(self._copies(frame)):
-            self._writer.write(image)
-            self._written += 1
+        buffer = self._buffer(image)
+        if buffer is None:
+            self.missed += 1
+            return
+        np.copyto(buffer, image)
+        worker.put((buffer, when))
 
-    def _copies(self, frame: Frame) -> int:
-        if not self._live:
-            return 1
-        due = 1 + round((frame.captured - self._began) * self._fps)
-        gap = due - self._written
-        most = round(_MAX_REPEAT_SECONDS * self._fps)
-        if gap > most:
-            # a long silence is cut: from here on the video's clock is that much behind
-            self._began += (gap - most) / self._fps
-        return max(0, min(gap, most))
+    def notice(self, notice: Notice) -> None:
+        """See Sink. A lost source looks lost in the recording."""
+        if self._worker is not None and self._live and notice.kind == "lost":
+            self._worker.put(notice)
 
     def close(self) -> None:
-        """See Sink. Raises OutputError when the file did not become whole, as on a full disk."""
-        try:
-            if self._writer is not None:
-                self._writer.release()
-                self._writer = None
-                self._check_whole()
-                self._temporary.replace(self._path)
-        except OSError as e:
-            raise output_error(self._path, e) from e
-        finally:
-            if self._opened:
-                self._temporary.unlink(missing_ok=True)
-
-    def _check_whole(self) -> None:
-        """OpenCV's writer never says that a write failed, so ask the file how many frames it has."""
-        check = cv2.VideoCapture(str(self._temporary), cv2.CAP_FFMPEG)
-        frames = int(check.get(cv2.CAP_PROP_FRAME_COUNT)) if check.isOpened() else 0
-        check.release()
-        if frames < self._written:
-            raise OutputError(
-                f"The video {self._path} did not become whole: {frames} of {self._written} frames.",
-                hint="The disk may be full.",
+        """See Sink. Raises what the encoder raised, or SinkError when it does not end."""
+        worker, self._worker = self._worker, None
+        if worker is None or self._file is None:
+            return
+        if not worker.close(_CLOSE):
+            raise SinkError(
+                f"The encoder did not end within {_CLOSE:g} s; what it wrote so far is in {self._file.path}."
             )
+        if self.missed:
+            self.tell(Notice(f"video: {self.missed} frames not recorded: the encoder could not keep up."))
+        whole = self.whole and worker.error is None
+        self._file.close(whole=whole)
+        if not whole and self._file.path != self._file.target and not self._live:
+            self.tell(Notice(f"video: {self._path} is as it was; the recording is {self._file.path}."))
+        if worker.error is not None:
+            raise worker.error
+
+    def _buffer(self, image: Image) -> Image | None:
+        """Where a copy of `image` goes; None if a live source's frame would have to wait for one."""
+        most = min(max(_FRAMES[0], _BYTES // image.nbytes), _FRAMES[1])
+        try:
+            wait = not self._live and self._buffers >= most
+            buffer = self._free.get(timeout=_HUNG) if wait else self._free.get_nowait()
+        except Empty:
+            if self._buffers >= most:
+                if self._live:
+                    return None
+                raise SinkError(f"The encoder has taken no frame for {_HUNG:g} s.") from None
+            self._buffers += 1
+            return np.empty_like(image)
+        return buffer if buffer.shape == image.shape else np.empty_like(image)
+
+    def _media_time(self, frame: Frame) -> float:
+        """The medium's time where it has one that goes on, else the next at the source's rate."""
+        when = frame.media_time
+        if when is None or not np.isfinite(when) or when < self._next - self._step:
+            when = self._next
+        self._next = when + self._step
+        return when
+
+    # on the worker's thread
+
+    def _work(self, item: tuple[Image, float] | Notice) -> None:
+        assert self._recorder is not None
+        if isinstance(item, Notice):
+            self._recorder.lost(item.text)
+            return
+        buffer, when = item
+        try:
+            self._recorder.picture(buffer, when)
+            self.written += 1
+        finally:
+            if self._held is not None:
+                self._free.put(self._held)
+            self._held = buffer
+
+    def _skip(self, item: tuple[Image, float] | Notice) -> None:
+        if not isinstance(item, Notice):
+            self.missed += 1
+            self._free.put(item[0])
+
+    def _end(self, well: bool) -> None:
+        assert self._recorder is not None
+        if well:
+            self._recorder.close()
+        else:
+            self._recorder.abandon()
+
+    def _say_failure(self, error: Exception) -> None:
+        if self._live:
+            self.tell(Notice(f"video: {error} Nothing more is recorded."))
+
+    def _say_where(self) -> None:
+        assert self._file is not None
+        if self._live and self._file.path != self._file.target:
+            self.tell(Notice(f"video: {self._path} exists; recording to {self._file.path}."))
 
 
 class Window(Sink):

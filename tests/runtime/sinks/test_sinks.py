@@ -1,16 +1,19 @@
-"""Videos, JSON lines and windows: whole, readable, or a named error."""
+"""JSON lines and windows, and sinks in a pipeline: whole, readable, or a named error."""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from runtime_fixtures import grey, levels_of
 
 from edgedet.contract.errors import OutputError, SinkError
 from edgedet.contract.frames import Frame, Notice
@@ -41,6 +44,10 @@ def stream(brightness: Path) -> RunInfo:
     return RunInfo("clip.mp4", 30.0, False, read_spec(brightness))
 
 
+def live(stream: RunInfo) -> RunInfo:
+    return replace(stream, live=True, source="camera 0")
+
+
 def frame(
     index: int, level: int = 100, size: tuple[int, int] = (48, 64), captured: float | None = None
 ) -> Frame:
@@ -53,79 +60,6 @@ FOUND = Detections(
     np.array([0.87654], np.float32),
     np.array([1], np.int64),
 )
-
-
-def frames_of(path: Path) -> list[int]:
-    """The mean level of every frame that can be decoded."""
-    video = cv2.VideoCapture(str(path))
-    levels = []
-    while True:
-        good, image = video.read()
-        if not good:
-            return levels
-        levels.append(round(float(image.mean())))
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi"])
-def test_a_video_holds_every_frame(tmp_path: Path, stream: RunInfo, suffix: str) -> None:
-    path = tmp_path / "new" / f"out{suffix}"
-    sink = VideoFile(path)
-    sink.open(stream)
-    for i in range(20):
-        sink.write(frame(i, 20 + 10 * i), FOUND)
-        assert not path.exists()
-    sink.close()
-    np.testing.assert_allclose(frames_of(path), [20 + 10 * i for i in range(20)], atol=4)
-    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == pytest.approx(30, rel=0.01)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_frames_of_another_size_are_fitted(tmp_path: Path, stream: RunInfo) -> None:
-    sink = VideoFile(tmp_path / "out.mp4")
-    sink.open(stream)
-    for i, size in enumerate([(48, 64), (100, 90), (48, 64), (20, 20)]):
-        sink.write(frame(i, 50 * i, size), FOUND)
-    sink.close()
-    np.testing.assert_allclose(frames_of(tmp_path / "out.mp4"), [0, 50, 100, 150], atol=6)
-
-
-def test_a_live_video_keeps_the_pace_of_the_clock(tmp_path: Path, stream: RunInfo) -> None:
-    sink = VideoFile(tmp_path / "out.mp4")
-    sink.open(RunInfo("camera 0", 10.0, True, stream.spec))
-    for i, second in enumerate((0.0, 0.1, 0.5, 0.6, 30.0, 30.1)):  # frames dropped, then a long silence
-        sink.write(frame(i, 40 * i, captured=1000 + second), FOUND)
-    sink.close()
-    levels = frames_of(tmp_path / "out.mp4")
-    assert len(levels) == 1 + 1 + 4 + 1 + 20 + 1
-    np.testing.assert_allclose(levels[:7], [0, 40, 80, 80, 80, 80, 120], atol=6)
-
-
-def test_no_frame_no_file(tmp_path: Path, stream: RunInfo) -> None:
-    sink = VideoFile(tmp_path / "out.mp4")
-    sink.open(stream)
-    sink.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_older_video_is_replaced_only_by_a_whole_one(tmp_path: Path, stream: RunInfo) -> None:
-    path = tmp_path / "out.mp4"
-    path.write_bytes(b"old")
-    sink = VideoFile(path)
-    sink.open(stream)
-    sink.write(frame(0), FOUND)
-    (temporary,) = [p for p in tmp_path.iterdir() if p != path]
-    assert path.read_bytes() == b"old"
-    sink._writer.release()  # type: ignore[union-attr]
-    temporary.write_bytes(temporary.read_bytes()[:100])  # as a full disk leaves it
-    with pytest.raises(OutputError, match="did not become whole: 0 of 1"):
-        sink.close()
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_unknown_kind_of_video_is_refused(tmp_path: Path, stream: RunInfo) -> None:
-    with pytest.raises(OutputError, match=r"\.mp4"):
-        VideoFile(tmp_path / "out.xyz").open(stream)
 
 
 @pytest.mark.parametrize("make", [VideoFile, JsonLines])
@@ -146,25 +80,114 @@ def test_where_nothing_can_be_written_is_an_error_at_once(
         sink.close()
 
 
-def test_a_line_per_frame(tmp_path: Path, stream: RunInfo) -> None:
+def test_a_line_per_frame_of_a_file(tmp_path: Path, stream: RunInfo) -> None:
     path = tmp_path / "new" / "out.jsonl"
     sink = JsonLines(path)
     sink.open(stream)
-    sink.write(frame(7, captured=100.0), FOUND)
+    sink.write(Frame(grey(0.5), 7, 100.0, "clip.mp4", media_time=3.2, file="/d/clip.mp4"), FOUND)
     assert len(path.read_text().splitlines()) == 1  # followers see it now
-    sink.notice(Notice("camera 0 is lost", "lost"))
-    sink.write(frame(9, captured=100.04), Detections.empty())
+    sink.notice(Notice("a frame is damaged", "damaged", utc=0.0625))
+    sink.write(Frame(grey(0.5), 9, 100.0, "clip.mp4", media_time=float("nan")), Detections.empty())
     sink.close()
     first, second, third = map(json.loads, path.read_text().splitlines())
-    box = [1.0, 2.5, 30.12, 40.0]
     assert first == {
         "source": "clip.mp4",
+        "file": "/d/clip.mp4",
         "frame": 7,
-        "time": 0.0,
-        "detections": [{"class": "bright", "score": 0.8765, "box": box}],
+        "time": 3.2,  # the medium's, not the run's
+        "width": 64,
+        "height": 48,
+        "detections": [{"class": "bright", "score": 0.8765, "box": [1.0, 2.5, 30.12, 40.0]}],
     }
-    assert second == {"source": "clip.mp4", "notice": "camera 0 is lost"}
-    assert third == {"source": "clip.mp4", "frame": 9, "time": 0.04, "detections": []}
+    assert second == {
+        "source": "clip.mp4",
+        "utc": "1970-01-01T00:00:00.062Z",
+        "notice": "a frame is damaged",
+        "kind": "damaged",
+    }
+    assert third == {"source": "clip.mp4", "frame": 9, "width": 64, "height": 48, "detections": []}
+
+
+def test_a_live_line_has_the_absolute_time(tmp_path: Path, stream: RunInfo) -> None:
+    sink = JsonLines(tmp_path / "out.jsonl")
+    sink.open(live(stream))
+    for second in (0.0, 0.5):
+        sink.write(Frame(grey(0.5), 0, 100 + second, "camera 0", utc=1e9 + second), Detections.empty())
+    sink.close()
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (first["time"], first["utc"]) == (0.0, "2001-09-09T01:46:40.000Z")
+    assert (second["time"], second["utc"]) == (0.5, "2001-09-09T01:46:40.500Z")
+
+
+def test_a_restart_of_a_live_source_keeps_the_lines_before(tmp_path: Path, stream: RunInfo) -> None:
+    (tmp_path / "out.jsonl").write_text("before\n")
+    sink, told = JsonLines(tmp_path / "out.jsonl"), []
+    sink.tell = told.append
+    sink.open(live(stream))
+    sink.write(frame(0), FOUND)
+    sink.close()
+    assert (tmp_path / "out.jsonl").read_text() == "before\n"
+    assert json.loads((tmp_path / "out-2.jsonl").read_text())["frame"] == 0
+    assert "out-2.jsonl" in told[0].text
+
+
+def test_lines_go_where_something_listens(tmp_path: Path, stream: RunInfo) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    for path, info in ((tmp_path / "pipe", live(stream)), (Path("/dev/null"), stream)):
+        sink = JsonLines(path)
+        sink.open(info)
+        sink.write(frame(0), FOUND)
+        sink.close()
+    reader.join()
+    assert json.loads(got[0])["frame"] == 0
+
+
+def test_a_reader_that_stops_reading_does_not_hold_a_live_source(tmp_path: Path, stream: RunInfo) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    sink, told = JsonLines(tmp_path / "pipe"), []
+    sink.tell = told.append
+    sink.open(live(stream))
+    for i in range(3000):  # far more than the pipe's 64 KiB and the queue hold
+        sink.write(frame(i, size=(2, 2)), FOUND)
+    assert sink.missed > 0
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        sink.close()
+
+
+def test_odd_names_and_numbers_are_lines_too(tmp_path: Path, stream: RunInfo) -> None:
+    name = os.fsdecode(b"caf\xe9\x1b[31m.jpg")
+    sink = JsonLines(tmp_path / "out.jsonl")
+    sink.open(stream)
+    odd = Detections(FOUND.boxes, np.array([np.nan], np.float32), FOUND.labels)
+    sink.write(Frame(grey(0.5), 0, 0.0, name, file=name), odd)
+    sink.close()
+    data = (tmp_path / "out.jsonl").read_bytes()
+    record = json.loads(data.decode("utf-8"), parse_constant=lambda text: pytest.fail(text))
+    assert record["file"] == name
+    assert record["detections"][0]["score"] is None
+    assert b"\x1b" not in data
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk without space")
+def test_a_full_disk_ends_the_lines_of_a_file_and_is_told_in_a_live_run(stream: RunInfo) -> None:
+    sink = JsonLines("/dev/full")
+    sink.open(stream)
+    with pytest.raises(OutputError, match="disk is full"):
+        sink.write(frame(0), FOUND)
+    sink.close()
+    sink, told = JsonLines("/dev/full"), []
+    sink.tell = told.append
+    sink.open(live(stream))
+    for i in range(3):
+        sink.write(frame(i), FOUND)
+    with pytest.raises(OutputError, match="disk is full"):
+        sink.close()
+    assert "disk is full" in told[0].text
 
 
 def test_lines_on_stdout(stream: RunInfo, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +220,7 @@ def test_a_video_is_whole_when_another_sink_fails(
     sinks = [VideoFile(video), JsonLines(lines), Callback(fail)]
     with pytest.raises(SinkError, match="no more"):
         Pipeline(open_source(bikes), predictor, sinks, overlay=Overlay(("dark", "bright"))).run()
-    assert len(frames_of(video)) == 31
+    assert len(levels_of(video)) == 31
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == list(range(31))
 
 
@@ -210,7 +233,7 @@ def test_a_damaged_video_gives_whole_outputs(predictor: CpuPredictor, bikes: Pat
     clip.write_bytes(data)
     with pytest.raises(SourceError, match=r"^capture: 2 of 250 frames"):
         Pipeline(open_source(clip), predictor, [VideoFile(video)]).run()
-    assert len(frames_of(video)) == 248
+    assert len(levels_of(video)) == 248
 
 
 def test_a_class_map_is_described_by_its_areas() -> None:
