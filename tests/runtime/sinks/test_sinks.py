@@ -231,7 +231,7 @@ def test_a_damaged_video_gives_whole_outputs(predictor: CpuPredictor, bikes: Pat
     data[506_141 - 1500 : 506_141] = bytes(1500)  # the end of its media
     clip, video = tmp_path / "clip.mp4", tmp_path / "out.mp4"
     clip.write_bytes(data)
-    with pytest.raises(SourceError, match=r"^capture: 2 of 250 frames"):
+    with pytest.raises(SourceError, match=r"^capture: [23] of 250 frames"):
         Pipeline(open_source(clip), predictor, [VideoFile(video)]).run()
     assert len(levels_of(video)) == 248
 
