@@ -22,7 +22,7 @@ class Staging:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self._private: AbstractContextManager[Path] = private_folder(output)
+        self._private: AbstractContextManager[Path] = private_folder(output, "export")
 
     def __enter__(self) -> Staging:
         try:

@@ -28,8 +28,10 @@ _PREFIX, _SUFFIX, _LOCK = ".edgedet-", ".partial", ".lock"
 
 
 @contextlib.contextmanager
-def private_folder(parent: Path) -> Iterator[Path]:
+def private_folder(parent: Path, purpose: str = "write") -> Iterator[Path]:
     """A hidden folder in `parent` (made where needed) that is this block's own; removed at its end.
+
+    It is called `.edgedet-PURPOSE.RANDOM.partial`.
 
     What processes left there that ended without cleaning up is removed first; what is in use, by whatever
     process on whatever machine, stays. Raises OSError.
@@ -37,7 +39,7 @@ def private_folder(parent: Path) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{purpose}.", suffix=_SUFFIX, dir=parent))
         # another process may see the folder before it is locked, take it for left over and remove it
         lock = _locked(folder, wait=True)
         if lock is not None:

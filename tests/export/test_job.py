@@ -252,7 +252,7 @@ def test_killed_in_the_middle_nothing_is_taken_for_whole(exported, pictures, tmp
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     left = files(out)
-    assert f".edgedet-export.{process.pid}.partial" in left
+    assert any(n.startswith(".edgedet-export.") for n in left)
     assert "yolo-int8.onnx" not in left
     for name in ("yolo.onnx", "yolo.calibration.json"):  # each either absent or whole
         if name in left:
