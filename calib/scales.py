@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgedet.contract.errors import CalibrationError
-from edgedet.contract.files import read_regular, write_atomic
+from edgedet.contract.files import write_atomic
+from edgedet.contract.reading import read_bytes
 from edgedet.contract.text import parse_json
 
 CACHE_VERSION = 2
@@ -104,7 +105,7 @@ class Scales:
     def load(cls, path: Path) -> Scales:
         """Read a calibration cache; CalibrationError if it is absent, damaged or of another version."""
         try:
-            return cls._from_json(parse_json(read_regular(path, at_most=MAX_CACHE)))
+            return cls._from_json(parse_json(read_bytes(path, MAX_CACHE)))
         except OSError as e:
             raise CalibrationError(f"Cannot read {path}: {e.strerror or e}.", hint=_AGAIN) from None
         except ValueError as e:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgedet.contract.errors import DataError, SpecError, UsageError
-from edgedet.contract.files import open_regular
+from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
 from edgedet.contract.tensor_file import read_tensor_file
 from edgedet.contract.text import printable

@@ -15,7 +15,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from edgedet.contract.errors import OutputError
 
@@ -140,30 +139,6 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def encoded(text: str) -> bytes:
     """Text as UTF-8. What UTF-8 cannot hold (from file names that are none) becomes an escape."""
     return text.encode("utf-8", "backslashreplace")
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading bytes; never waits, as opening a pipe would.
-
-    Raises OSError, also for what is no file: a folder, a pipe, a device.
-    """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a file", str(path))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def read_regular(path: Path, *, at_most: int) -> bytes:
-    """All bytes of a file. Raises OSError like `open_regular`, and if it has more than `at_most`."""
-    with open_regular(path) as f:
-        data = f.read(at_most + 1)
-    if len(data) > at_most:
-        raise OSError(errno.EFBIG, f"it has more than {at_most} bytes", str(path))
-    return data
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

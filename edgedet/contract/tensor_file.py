@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedet.contract.errors import WeightsError
-from edgedet.contract.files import open_regular
+from edgedet.contract.reading import open_regular
 from edgedet.contract.text import parse_json
 
 BYTES = {

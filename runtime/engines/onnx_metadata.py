@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgedet.contract.errors import EngineError, SpecError
-from edgedet.contract.files import open_regular
+from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
 from edgedet.runtime.engines.onnx_structure import problem
 from edgedet.runtime.engines.protobuf import MalformedError, fields, text

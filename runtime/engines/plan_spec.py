@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from edgedet.contract.errors import EngineError, SpecError
-from edgedet.contract.files import open_regular
+from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import ModelSpec
 
 SEARCHED = 1 << 20

@@ -177,7 +177,7 @@ class OutputFile:
             raise OutputError(
                 f"Another run is writing to {self.asked}.", hint="Name another file, or wait for its end."
             )
-        for n in itertools.count(os.getpid()):
+        for n in itertools.count():  # the lock tells whose it is, not the name
             self.path = self.target.with_name(f".{self.target.stem}.{n}.partial{self.target.suffix}")
             if self._open_new(self.path):
                 self._temporary = True

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgedet.contract.errors import OutputError
-from edgedet.contract.files import atomic_path, open_regular, output_error, read_regular, write_atomic
+from edgedet.contract.files import atomic_path, output_error, write_atomic
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -92,17 +92,6 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=f"Cannot write {tmp_path / name}"):
             write_atomic(tmp_path / name, "text")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
-
-
-def test_only_files_are_opened_and_none_is_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(OSError, match="not a file"):
-            open_regular(path)
-    (tmp_path / "a").write_bytes(b"1234")
-    assert read_regular(tmp_path / "a", at_most=4) == b"1234"
-    with pytest.raises(OSError, match="more than 3 bytes"):
-        read_regular(tmp_path / "a", at_most=3)
 
 
 def test_text_of_names_that_are_no_utf8_is_written(tmp_path: Path) -> None:
