@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline_parts import Levels, Memory, ramp
 
-from edgedet.contract.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError, UsageError
-from edgedet.contract.frames import Frame, Image, Notice
-from edgedet.contract.results import Detections, Result
+from edgedet.contract.errors import EdgedetError, EngineError, ImageError, SinkError, SourceError
+from edgedet.contract.frames import Frame, Image
+from edgedet.contract.results import Result
 from edgedet.runtime import (
     Callback,
     CpuPredictor,
@@ -37,29 +38,6 @@ CLASSES = ("dark", "bright")
 def predictor(brightness: Path) -> Iterator[CpuPredictor]:
     with open_predictor(brightness) as opened:
         yield opened
-
-
-class Levels(Source):
-    """Frames of given brightness, written into the pool's buffers."""
-
-    def __init__(self, levels: list[float]) -> None:
-        self.name = "levels"
-        self.frames = len(levels)
-        self.levels = levels
-        self.reads = 0
-        self.closed = False
-
-    def grab(self) -> bool:
-        self.reads += 1
-        return self.reads <= len(self.levels)
-
-    def retrieve(self, buffer: Image | None) -> Image:
-        image = np.empty((48, 64, 3), np.uint8) if buffer is None else buffer
-        image[:] = round(255 * self.levels[self.reads - 1])
-        return image
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Clock(Source):
@@ -85,37 +63,6 @@ class Clock(Source):
         image = np.empty((48, 64, 3), np.uint8) if buffer is None else buffer
         image[:] = self.given % 200
         return image
-
-
-class Memory(Sink):
-    """Keeps what it is given, and whether it was opened and closed."""
-
-    name = "memory"
-
-    def __init__(self) -> None:
-        self.frames: list[int] = []
-        self.scores: list[float] = []
-        self.pixels: list[int] = []
-        self.buffers: set[int] = set()
-        self.stream: RunInfo | None = None
-        self.closed = 0
-
-    def open(self, stream: RunInfo) -> None:
-        self.stream = stream
-
-    def write(self, frame: Frame, result: Result) -> None:
-        assert isinstance(result, Detections)
-        self.frames.append(frame.index)
-        self.scores.append(float(result.scores[0]) if len(result) else 0.0)
-        self.pixels.append(int(frame.image[0, 0, 0]))
-        self.buffers.add(frame.image.ctypes.data)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-def ramp(count: int) -> list[float]:
-    return [0.1 + 0.7 * i / count for i in range(count)]
 
 
 def test_results_come_in_order_each_with_its_own_frame(predictor: CpuPredictor) -> None:
@@ -368,96 +315,3 @@ def test_every_error_is_named(predictor: CpuPredictor) -> None:
     for error in (RuntimeError("x"), KeyError("y")):
         with pytest.raises(EdgedetError):
             Pipeline(Failing(error), predictor).run()
-
-
-def test_it_runs_once(predictor: CpuPredictor) -> None:
-    pipeline = Pipeline(Levels(ramp(3)), predictor, [Null()])
-    pipeline.run()
-    with pytest.raises(UsageError, match="runs once"):
-        pipeline.run()
-
-
-class Unclosable(Memory):
-    def close(self) -> None:
-        super().close()
-        raise self.error
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-
-@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
-def test_everything_is_closed_whatever_a_close_raises(predictor: CpuPredictor, error: BaseException) -> None:
-    source, sinks = Levels(ramp(5)), [Memory(), Unclosable(error), Memory()]
-    kind = SinkError if isinstance(error, Exception) else KeyboardInterrupt
-    with pytest.raises(kind):
-        Pipeline(source, predictor, sinks).run()
-    assert [s.closed for s in sinks] == [1, 1, 1]
-    assert all(s.frames == [0, 1, 2, 3, 4] for s in sinks)
-    assert source.closed
-
-
-class Noisy(Levels):
-    """Says something before each frame, and cannot be closed."""
-
-    def grab(self) -> bool:
-        self.notify(Notice("noise"))
-        return super().grab()
-
-    def close(self) -> None:
-        super().close()
-        raise OSError("busy")
-
-
-def test_what_a_notice_raises_is_not_the_sources_error(predictor: CpuPredictor) -> None:
-    source, sink = Noisy(ramp(500)), Memory()
-
-    def refuse(notice: Notice) -> None:
-        raise ValueError("no more")
-
-    with pytest.raises(SinkError, match=r"^notify: ValueError: no more"):
-        Pipeline(source, predictor, [sink], notify=refuse).run()
-    assert source.closed
-    assert sink.closed == 1
-
-
-def test_a_source_that_cannot_be_closed_is_named(predictor: CpuPredictor) -> None:
-    sink = Memory()
-    with pytest.raises(SourceError, match=r"^capture: OSError: busy"):
-        Pipeline(Noisy(ramp(5)), predictor, [sink]).run()
-    assert sink.frames == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("started", [0, 1, 2])
-def test_a_machine_without_threads_is_named(
-    predictor: CpuPredictor, monkeypatch: pytest.MonkeyPatch, started: int
-) -> None:
-    """Where a container's limit of processes is reached: those that did start come to their end."""
-    start, left = threading.Thread.start, iter(range(started))
-
-    def scarce(thread: threading.Thread) -> None:
-        if next(left, None) is None:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    source, sink = Levels(ramp(5)), Memory()
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", scarce)
-        with pytest.raises(EngineError, match="can't start new thread"):
-            Pipeline(source, predictor, [sink]).run()
-    assert source.closed
-    assert sink.closed == 1
-    predictor(np.full((8, 8, 3), 100, np.uint8))
-
-
-def test_what_leaves_a_stage_in_any_way_ends_the_run(predictor: CpuPredictor) -> None:
-    """SystemExit in a thread would end just that thread."""
-
-    class Leaving(Overlay):
-        def draw(self, image: Image, result: Result) -> None:
-            raise SystemExit(3)
-
-    with pytest.raises(SystemExit):
-        Pipeline(Levels(ramp(40)), predictor, [Memory()], overlay=Leaving(CLASSES)).run()
-    predictor(np.full((8, 8, 3), 100, np.uint8))
