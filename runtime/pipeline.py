@@ -29,6 +29,7 @@ from typing import Any
 from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
+from edgedet.runtime.opencv_threads import one_opencv_thread
 from edgedet.runtime.predictor import TIMEOUT, Predictor, Ticket
 from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import RunInfo, Sink
@@ -116,7 +117,7 @@ class Pipeline:
                 opened.append(sink)
                 with self._recorded(sink.name):
                     sink.open(self._run_info())
-            with self._signals:
+            with self._signals, one_opencv_thread():
                 if not self._failures:
                     self._clock.start()
                     for thread in threads:

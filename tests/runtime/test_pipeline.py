@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -112,6 +113,15 @@ class Memory(Sink):
 
     def close(self) -> None:
         self.closed += 1
+
+
+def test_opencv_helpers_rest_while_a_pipeline_runs(predictor: CpuPredictor) -> None:
+    """They spin beside a network that uses all cores; how many there were is as it was, afterwards."""
+    before = cv2.getNumThreads()
+    seen: list[int] = []
+    Pipeline(Levels(ramp(3)), predictor, [Callback(lambda *_: seen.append(cv2.getNumThreads()))]).run()
+    assert seen == [1, 1, 1]
+    assert cv2.getNumThreads() == before
 
 
 def ramp(count: int) -> list[float]:
