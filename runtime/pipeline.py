@@ -31,6 +31,7 @@ from typing import Any
 from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError, UsageError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
+from edgedet.runtime.opencv_threads import one_opencv_thread
 from edgedet.runtime.predictor import TIMEOUT, Predictor
 from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import RunInfo, Sink
@@ -120,6 +121,7 @@ class Pipeline:
                 with self._recorded(sink.name):
                     sink.open(self._run_info())
             closing.callback(self._end)
+            closing.enter_context(one_opencv_thread())
             if not self._ending:
                 self._clock.start()
                 with self._recorded("preprocess"):

@@ -48,17 +48,19 @@ def planes_to_bgr(
 ) -> Plane:
     """(H, W, 3) uint8 BGR of 4:2:0 planes, in `out` where that fits.
 
-    Colour differences are taken at the pixels' own places by linear interpolation (their samples lie
-    between two rows and at every second column, as in MPEG-2 and H.264, or between both in JPEG; the
-    quarter of a pixel between the two is not told apart).
+    Four pixels share a sample of the colour differences, as in most decoders' own conversions. Taking them
+    by interpolation costs more than twice as much on a CPU; over real frames the two differ by less than a
+    grey level on average.
     """
     import cv2
 
     height, width = y.shape
     if out is None or out.shape != (height, width, 3) or not out.flags.c_contiguous:
         out = np.empty((height, width, 3), np.uint8)
-    size = (u.shape[1] * 2, u.shape[0] * 2)
-    wide = [cv2.resize(p, size, interpolation=cv2.INTER_LINEAR)[:height, :width] for p in (u, v)]
-    cv2.merge([y, *wide], out)  # `transform` works pixel by pixel, so it may do so in place
-    cv2.transform(out, coefficients(matrix, full_range), dst=out)
+    # every sample twice in a row, and every such row for two rows
+    wide = [cv2.merge([p, p]).reshape(len(p), -1)[:, :width] for p in (u, v)]
+    for parity in range(min(2, height)):
+        rows = y[parity::2]
+        cv2.merge([rows, *(p[: len(rows)] for p in wide)], out[parity::2])
+    cv2.transform(out, coefficients(matrix, full_range), dst=out)  # pixel by pixel, so in place
     return out

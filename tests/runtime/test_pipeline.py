@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pipeline_parts import Levels, Memory, ramp
@@ -63,6 +64,15 @@ class Clock(Source):
         image = np.empty((48, 64, 3), np.uint8) if buffer is None else buffer
         image[:] = self.given % 200
         return image
+
+
+def test_opencv_helpers_rest_while_a_pipeline_runs(predictor: CpuPredictor) -> None:
+    """They spin beside a network that uses all cores; how many there were is as it was, afterwards."""
+    before = cv2.getNumThreads()
+    seen: list[int] = []
+    Pipeline(Levels(ramp(3)), predictor, [Callback(lambda *_: seen.append(cv2.getNumThreads()))]).run()
+    assert seen == [1, 1, 1]
+    assert cv2.getNumThreads() == before
 
 
 def test_results_come_in_order_each_with_its_own_frame(predictor: CpuPredictor) -> None:
