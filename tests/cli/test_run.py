@@ -69,18 +69,20 @@ def test_failures_are_one_line_and_exit_code(cli: Cli, brightness: Path, bikes: 
     clip = bytearray(bikes.read_bytes())
     clip[504_641:506_141] = bytes(1500)
     damaged.write_bytes(clip)
-    source = ("--source", bikes)
+    source, nobody = ("--source", bikes), "http://127.0.0.1:9/"
     for code, words, args in (
         (1, "edgedet-export --model yolo", ("yolo", *source)),
         (1, "no edgedet spec", (foreign, *source)),
         (1, "half.jpg is truncated", (brightness, "--source", half)),
-        (1, "Cannot open camera 99", (brightness, "--source", "99")),
-        (1, "Cannot open http://127.0.0.1:9/", (brightness, "--source", "http://127.0.0.1:9/")),
+        (1, "Cannot open camera 99", (brightness, "--source", "99", "--reconnects", "0")),
+        (1, "Cannot open http://127.0.0.1:9/", (brightness, "--source", nobody, "--reconnects", "0")),
         (1, "2 of 250 frames of the video damaged.mp4", (brightness, "--source", damaged)),
         (1, "Cannot write", (brightness, *source, "--save", half / "out.mp4")),
         (2, "onnxruntime", (brightness, *source, "--engine", "onnxruntme")),
         (2, "stdout", (brightness, *source, "--json", "--json-lines", "-")),
         (2, "--score", (brightness, *source, "--score", "7")),
+        (2, "--timeout", (brightness, *source, "--timeout", "0")),
+        (2, "--reconnects", (brightness, *source, "--reconnects", "-1")),
     ):
         done = cli("edgedet-run", *args)
         assert done.returncode == code, (args, done)
