@@ -13,7 +13,7 @@ _before = 0
 
 @contextmanager
 def one_opencv_thread() -> Iterator[None]:
-    """OpenCV computes in the thread that calls it, in this process, until the end of the block (of several at once, the last).
+    """OpenCV computes in the thread that calls it, in this process, until the last such block ends.
 
     Its helpers spin while they wait for the next call. Beside a network on all cores they gain nothing:
     a pipeline without them was measured to cost 0.2 ms of CPU a frame less, 0.5 ms where it draws.

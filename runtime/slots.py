@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from edgedet.contract.errors import EngineError
@@ -32,6 +35,8 @@ class Slots(Generic[T]):
     def check_process(self, what: str) -> None:
         """EngineError in a forked child: it has these objects, but none of the threads that answer."""
         if os.getpid() != self._process:
+            atexit.unregister(_leave)
+            atexit.register(_leave)
             raise EngineError(
                 f"{what} was opened in another process.",
                 hint='Open it after the fork, or start processes with multiprocessing\'s "spawn".',
@@ -80,3 +85,11 @@ class Slots(Generic[T]):
             self._ended = self._ended or (error.message, error.hint)
             self._free.clear()
             self._changed.notify_all()
+
+
+def _leave() -> None:
+    """Out of a forked child, past the engines' libraries: they would wait for threads that it has not."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(1 if getattr(sys, "last_value", None) is not None else 0)

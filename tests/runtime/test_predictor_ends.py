@@ -356,6 +356,33 @@ def test_a_forked_child_is_told(brightness: Path, engine: str) -> None:
     assert (done.returncode, done.stderr) == (7, "")
 
 
+UNCAUGHT = """
+import os, sys, time, numpy as np
+from edgedet.runtime import open_predictor
+predictor = open_predictor(sys.argv[1], engine=sys.argv[2])
+picture = np.zeros((48, 64, 3), np.uint8)
+predictor(picture)
+if not (child := os.fork()):
+    predictor(picture)
+for _ in range(400):
+    if os.waitpid(child, os.WNOHANG)[0]:
+        os._exit(0)
+    time.sleep(0.05)
+os.kill(child, 9)
+os._exit(1)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_forked_child_that_ends_by_the_error_ends(brightness: Path, engine: str) -> None:
+    """The engines' libraries would wait at its exit for threads that it does not have."""
+    pytest.importorskip(engine)
+    command = [sys.executable, "-W", "ignore", "-c", UNCAUGHT, str(brightness), engine]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "EngineError: The predictor of 'brightness' was opened in another process" in done.stderr
+
+
 def resources() -> tuple[int, int, int]:
     """Threads, open files, and pages of memory of this process."""
     gc.collect()
