@@ -234,6 +234,8 @@ class Pipeline:
     def _collect(self) -> None:
         failed = False
         with self._stage("postprocess", self._results):
+            if self._overlay:
+                self._overlay.warm_up()
             while (item := self._tickets.get()) is not _END:
                 frames, ticket = item
                 stage = "postprocess"

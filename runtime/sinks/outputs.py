@@ -173,7 +173,7 @@ class OutputFile:
             return
         if self._open_new(self.target):
             return
-        if _in_use(self.target):
+        if _could_lock(self.target) is False:
             raise OutputError(
                 f"Another run is writing to {self.asked}.", hint="Name another file, or wait for its end."
             )
@@ -211,7 +211,7 @@ class OutputFile:
     def _remove_stale(self) -> None:
         name = f".{glob.escape(self.target.stem)}.*.partial{glob.escape(self.target.suffix)}"
         for left in self.target.parent.glob(name):
-            if not _in_use(left):
+            if _could_lock(left):
                 left.unlink(missing_ok=True)
 
 
@@ -222,21 +222,22 @@ def parts(path: Path) -> Iterable[Path]:
         yield path.with_name(f"{path.stem}-{n}{path.suffix}")
 
 
-def _lock(fd: int) -> bool:
+def _lock(fd: int) -> bool | None:
+    """Whether the file is ours alone now; None on a file system without locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
-        return e.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # else a file system without locks
+        return False if e.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 
-def _in_use(path: Path) -> bool:
-    """Whether a process that lives holds the file."""
+def _could_lock(path: Path) -> bool | None:
+    """Whether no living process holds the file; None where that cannot be known."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
-        return not _lock(fd)
+        return _lock(fd)
     finally:
         os.close(fd)

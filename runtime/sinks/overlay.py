@@ -69,10 +69,12 @@ class Overlay:
         self._size = (0, 0)
         self._interval = 0.0
         self._last = 0.0
-        self._warm_up()
 
-    def _warm_up(self) -> None:
-        """Font, glyphs and OpenCV's threads are made at their first use: 20 to 100 ms that are no frame's."""
+    def warm_up(self) -> None:
+        """Make now what would be made at the first frame, 20 to 100 ms. In the thread that will draw.
+
+        OpenCV 5 loads a font, and its glyphs, for each thread anew.
+        """
         image = np.zeros((720, 1280, 3), np.uint8)
         style = Style(*image.shape[:2])
         for text in (*self.classes, printable(self._caption), "0123456789. %<FPS"):

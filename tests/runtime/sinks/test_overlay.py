@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import ImageError
 from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.runtime import Overlay
 from edgedet.runtime.sinks.overlay import Style, class_colour, draw_label, text_colour
@@ -155,3 +156,24 @@ def test_a_map_of_another_size_is_refused() -> None:
         overlay.draw(blank(*size), halves(*size, 1, 2))
     with pytest.raises(ValueError, match=r"got shape \(48, 64\), expected \(240, 320\)"):
         overlay.draw(blank(), halves(48, 64, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 4), np.uint8), np.zeros((48, 64, 3), np.float32), None],
+)
+def test_what_is_no_image_is_refused(image: object) -> None:
+    with pytest.raises(ImageError):
+        Overlay(CLASSES).draw(image, one((0, 0, 20, 20)))  # type: ignore[arg-type]
+
+
+def test_names_from_anywhere_are_drawn() -> None:
+    """OpenCV's fonts end the process at a half surrogate."""
+    labels = []
+    for name in ("\udce9\udcff", "\x1b[31m\n\x00", "行人", "Straße", "x" * 5000):
+        overlay = Overlay((name,), caption=name)
+        overlay.warm_up()
+        image = blank()
+        overlay.draw(image, one((40, 120, 280, 200), label=0))
+        labels.append(image.tobytes())
+    assert len(set(labels)) == len(labels)
