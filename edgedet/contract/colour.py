@@ -7,6 +7,7 @@ JPEG use the full range. The difference is up to 20 grey levels in saturated col
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Literal
 
 import numpy as np
@@ -57,10 +58,30 @@ def planes_to_bgr(
     height, width = y.shape
     if out is None or out.shape != (height, width, 3) or not out.flags.c_contiguous:
         out = np.empty((height, width, 3), np.uint8)
-    planes = np.empty((height, width, 3), np.uint8)
-    planes[..., 0] = y
-    for channel, plane in ((1, u), (2, v)):
-        big = cv2.resize(plane, (plane.shape[1] * 2, plane.shape[0] * 2), interpolation=cv2.INTER_LINEAR)
-        planes[..., channel] = big[:height, :width]
-    cv2.transform(planes, coefficients(matrix, full_range), dst=out)
+    merged, big_u, big_v = _buffers(height, width)
+    size = (big_u.shape[1], big_u.shape[0])
+    cv2.resize(u, size, dst=big_u, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(v, size, dst=big_v, interpolation=cv2.INTER_LINEAR)
+    cv2.merge([y, big_u[:height, :width], big_v[:height, :width]], merged)
+    cv2.transform(merged, coefficients(matrix, full_range), dst=out)
     return out
+
+
+_of_thread = threading.local()
+
+
+def _buffers(height: int, width: int) -> tuple[Plane, Plane, Plane]:
+    """For the planes in between, (H, W, 3) and twice (even H, even W).
+
+    Kept by each thread for the size it had last: new memory of this size costs as much as the arithmetic.
+    """
+    kept: tuple[Plane, Plane, Plane] | None = getattr(_of_thread, "buffers", None)
+    if kept is None or kept[0].shape[:2] != (height, width):
+        even = (height + height % 2, width + width % 2)
+        kept = (
+            np.empty((height, width, 3), np.uint8),
+            np.empty(even, np.uint8),
+            np.empty(even, np.uint8),
+        )
+        _of_thread.buffers = kept
+    return kept

@@ -80,7 +80,7 @@ class AvReader(Reader):
             self.close()
             raise
         self._ended = False
-        self._good = False  # a stream that is entered between two key frames begins with damaged frames
+        self._good = False  # a stream entered between two key frames begins with what cannot be decoded
         self._packets_read = self._errors = 0
         self._packets: Iterator[Any] = self._container.demux(self._stream)
 
@@ -197,12 +197,9 @@ class AvReader(Reader):
             return
         finally:
             self._ended = flush
-        for frame in frames:
-            if frame.is_corrupt:
-                self.lost += self._good
-            else:
-                self._good = True
-                self._ready.append(frame)
+        # not asked: whether a frame is marked corrupt, which depends on how the threads' work falls together
+        self._good = self._good or bool(frames)
+        self._ready.extend(frames)
 
 
 def _view(plane: Any) -> Any:

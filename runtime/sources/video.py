@@ -54,9 +54,7 @@ class Video(Source):
                 f"{self.name} ends after {self._read} frames: {e.message}", hint=e.hint
             ) from None
         if reader.lost > self.lost:
-            if self._first_lost is None:
-                self._first_lost = self._read
-                self.notify(Notice(f"{self.name} is damaged near frame {self._read}", "damaged"))
+            self._first_lost = self._read if self._first_lost is None else self._first_lost
             self.lost = reader.lost
         if not came:
             self._check_end()
