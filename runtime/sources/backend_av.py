@@ -114,7 +114,7 @@ class AvReader(Reader):
             else None
         )
         if stream.frames > 0:
-            self.frames = stream.frames
+            self.frames, self.counted = stream.frames, True
         elif duration and rate:
             self.frames = max(1, round(float(duration * float(rate))))
         sized = "file" not in scheme(str(location)) and container.size > 0

@@ -94,12 +94,18 @@ class Video(Source):
         location, total = self._location, self.frames
         count = max(self.lost, self._reader.missing(self._read))
         absent = missing_bytes(location) if isinstance(location, Path) else 0
+        if not self._reader.counted:
+            total = None
         if absent and total is not None:
             count = max(count, total - self._read)
         if count or absent:
             near = self._read if self._first_lost is None else self._first_lost
             of = "" if total is None else f" of {max(total, self._read + count)}"
-            why = f"truncated, {absent} bytes are missing" if absent else "damaged or truncated"
+            why = (
+                f"truncated, {'its end is' if absent == 1 else f'{absent} bytes are'} missing"
+                if absent
+                else "damaged or truncated"
+            )
             raise SourceError(
                 f"{count or 'Some'}{of} frames of the video {self.name} are missing or corrupt, the first "
                 f"near frame {near}: it is {why}.",

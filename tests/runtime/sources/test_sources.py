@@ -379,3 +379,40 @@ def test_damaged_clips_end_in_named_errors(bikes: Path, tmp_path: Path, backend:
             outcomes.append(-1)
     assert -1 in outcomes
     assert max(outcomes) <= 260
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".mp4", ".mov"])
+def test_sound_that_is_longer_than_the_picture_is_no_damage(
+    tmp_path: Path, suffix: str, backend: str
+) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (extra: av) to write sound")
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as out:
+        picture_stream = out.add_stream("mpeg4", rate=25)
+        picture_stream.width, picture_stream.height, picture_stream.pix_fmt = 80, 60, "yuv420p"
+        sound_stream = out.add_stream("mp2", rate=48_000)
+        for i in range(25):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="bgr24")
+            out.mux(picture_stream.encode(frame))
+        out.mux(picture_stream.encode(None))
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 2 * 48_000 * 5), np.int16), format="s16", layout="stereo"
+        )
+        silence.rate = 48_000
+        out.mux(sound_stream.encode(silence))
+        out.mux(sound_stream.encode(None))
+    assert len(read_all(open_source(path))) == 25
+
+
+def test_a_truncated_gif_is_told(tmp_path: Path, backend: str) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (extra: av) to write a GIF")
+    path = tmp_path / "clip.gif"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("gif", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 80, 60, "rgb8"
+        for i in range(10):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture(i), format="bgr24")))
+        out.mux(stream.encode(None))
+    assert len(read_all(open_source(path))) == 10
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    assert 3 < read_until_error(open_source(path), SourceError, "truncated, its end is missing") < 10
