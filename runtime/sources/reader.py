@@ -146,7 +146,7 @@ def unreachable(location: str, timeout: float) -> NotThere | None:
     name, ports = public_name(location), {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
     parts = urlsplit(location)
     port = parts.port or ports.get(parts.scheme.lower())
-    if not parts.hostname or port is None:
+    if not parts.hostname or port is None or parts.scheme.lower() in ("srt", "udp", "rtp"):
         return None
     hint = "Check the address, and that the camera is on."
     try:

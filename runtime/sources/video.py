@@ -50,9 +50,9 @@ class Video(Source):
         try:
             came = reader.grab()
         except SourceError as e:  # of a server
-            raise SourceError(
-                f"{self.name} ends after {self._read} frames: {e.message}", hint=e.hint
-            ) from None
+            what = f"{self.name} ends after {self._read} frames: {e.message}"
+            hint = "" if self._read else "Does its server send parts of files? An index at its end needs it."
+            raise SourceError(what, hint=e.hint or hint) from None
         if reader.lost > self.lost:
             self._first_lost = self._read if self._first_lost is None else self._first_lost
             self.lost = reader.lost
