@@ -80,7 +80,7 @@ class AvReader(Reader):
             self.close()
             raise
         self._ended = False
-        self._good = False  # a stream that is entered between two key frames begins with damaged frames
+        self._good = False  # a stream entered between two key frames begins with what cannot be decoded
         self._packets_read = self._errors = 0
         self._packets: Iterator[Any] = self._container.demux(self._stream)
 
@@ -114,7 +114,7 @@ class AvReader(Reader):
             else None
         )
         if stream.frames > 0:
-            self.frames = stream.frames
+            self.frames, self.counted = stream.frames, True
         elif duration and rate:
             self.frames = max(1, round(float(duration * float(rate))))
         sized = "file" not in scheme(str(location)) and container.size > 0
@@ -197,12 +197,9 @@ class AvReader(Reader):
             return
         finally:
             self._ended = flush
-        for frame in frames:
-            if frame.is_corrupt:
-                self.lost += self._good
-            else:
-                self._good = True
-                self._ready.append(frame)
+        # not asked: whether a frame is marked corrupt, which depends on how the threads' work falls together
+        self._good = self._good or bool(frames)
+        self._ready.extend(frames)
 
 
 def _view(plane: Any) -> Any:

@@ -14,7 +14,7 @@ import cv2
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image
 from edgedet.runtime.opencv_log import silence_opencv
-from edgedet.runtime.sources.containers import EXACT, visible_share
+from edgedet.runtime.sources.containers import is_mp4, visible_share
 from edgedet.runtime.sources.reader import (
     STREAM_FORMATS,
     STREAM_PROTOCOLS,
@@ -59,6 +59,7 @@ class OpenCVReader(Reader):
         frames = int(self._get(cv2.CAP_PROP_FRAME_COUNT))
         self.fps = fps if fps > 0 else None
         self.frames = frames if frames > 0 else None
+        self.counted = isinstance(location, Path) and is_mp4(location)
         self.endless = self.frames is None
         try:
             check_pixels(location, int(self._get(4)), int(self._get(3)))
@@ -89,7 +90,7 @@ class OpenCVReader(Reader):
     def missing(self, read: int) -> int:
         """See Reader. Only some containers count their frames; others know at most how long they last."""
         location, total = self._location, self.frames
-        if total is None or not isinstance(location, Path) or location.suffix.lower() not in EXACT:
+        if total is None or not isinstance(location, Path) or not self.counted:
             return self._gap
         share = visible_share(location)
         # a trimmed video still holds, and counts, the frames that its edit list hides

@@ -11,9 +11,6 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-EXACT = (".mp4", ".m4v", ".mov")
-"""Containers that count their frames."""
-
 _SEGMENT = b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot", b"uuid", b"sidx")
 
@@ -29,6 +26,8 @@ def missing_bytes(path: Path) -> int:
         end = announced + 8 if 0 < announced < 0xFFFFFFFF else 0
     elif head[:4] == b"\x1a\x45\xdf\xa3":
         end = _segment_end(head)
+    elif head[:3] == b"GIF":
+        end = size + 1 if _gif_is_cut(path, size) else 0
     elif head[4:8] in _BOXES:
         end = _last_box_end(path, size)
     else:
@@ -36,11 +35,24 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - size)
 
 
+def is_mp4(path: Path) -> bool:
+    """Whether a file is MP4 or MOV, which count their frames."""
+    with path.open("rb") as f:
+        return f.read(8)[4:] in _BOXES
+
+
 def names_other_files(path: Path) -> bool:
     """Whether a file is a playlist (HLS, DASH, FFmpeg's concat, SDP), which opens other files or hosts."""
     with path.open("rb") as f:
         head = f.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     return head.startswith((b"#EXTM3U", b"ffconcat", b"v=0", b"[playlist]", b"RTSPtext")) or b"<MPD" in head
+
+
+def _gif_is_cut(path: Path, size: int) -> bool:
+    """Whether the trailer is missing: a semicolon after an empty block."""
+    with path.open("rb") as f:
+        f.seek(max(0, size - 256))
+        return not f.read().rstrip(b"\0\r\n").endswith(b";")
 
 
 def _segment_end(head: bytes) -> int:

@@ -30,7 +30,7 @@ class Images(Source):
             )
         silence_opencv()
         self.name = name
-        self.frames = len(paths)
+        self.frames: int = len(paths)
         self.paths = tuple(paths)
         self._next = iter(paths)
         self._image: Image | None = None
@@ -47,7 +47,8 @@ class Images(Source):
             except ImageError as e:
                 self.lost += 1
                 self._failures.append((path, e))
-                self.notify(Notice(e.message, "damaged"))
+                if self.frames > 1:
+                    self.notify(Notice(e.message, "damaged"))
                 continue
             self.file = str(path)
             return True

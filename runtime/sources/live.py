@@ -73,7 +73,10 @@ class Live(Source):
         self._lost_before = 0  # by earlier connections
         self._damaged: float | None = None
         if reader is None and absent is None:
-            self._reader = open_reader(target, timeout=timeout)
+            try:
+                self._reader = open_reader(target, timeout=timeout)
+            except NotThere as e:
+                raise SourceError(e.message, hint=e.hint) from None
         if self._reader is not None:
             self.fps = self._reader.fps
 

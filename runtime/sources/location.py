@@ -43,7 +43,9 @@ def check_url(url: str) -> None:
             f"The protocol of {public_name(url)} cannot be opened.",
             hint=f"What can be opened: {', '.join(f'{p}://' for p in PROTOCOLS)}.",
         )
-    if scheme(url) != "file" and not _HOST.fullmatch(_authority(url.partition("://")[2]).rpartition("@")[2]):
+    host = _authority(url.partition("://")[2]).rpartition("@")[2]
+    nobody = not host.partition(":")[0] and scheme(url) not in ("file", "udp", "rtp", "tcp", "srt")
+    if nobody or (scheme(url) != "file" and not _HOST.fullmatch(host)):
         raise SourceError(
             f"{public_name(url)} is not a valid address.",
             hint="Write / ? # @ : [ ] in a user name or password as %2F %3F %23 %40 %3A %5B %5D.",

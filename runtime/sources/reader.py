@@ -50,6 +50,7 @@ class Reader:
     Attributes:
         fps: the rate that it claims, None where it claims none.
         frames: how many it announces, None where it does not.
+        counted: whether that is a count, rather than an estimate from how long it lasts.
         endless: whether it goes on for as long as someone reads: it announces no end.
         lost: frames that came and could not be decoded.
         media_time: of the frame last grabbed, as in `Frame`.
@@ -58,6 +59,7 @@ class Reader:
 
     fps: float | None = None
     frames: int | None = None
+    counted: bool = False
     endless: bool = False
     lost: int = 0
     media_time: float | None = None
@@ -144,7 +146,7 @@ def unreachable(location: str, timeout: float) -> NotThere | None:
     name, ports = public_name(location), {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
     parts = urlsplit(location)
     port = parts.port or ports.get(parts.scheme.lower())
-    if not parts.hostname or port is None:
+    if not parts.hostname or port is None or parts.scheme.lower() in ("srt", "udp", "rtp"):
         return None
     hint = "Check the address, and that the camera is on."
     try:

@@ -105,7 +105,7 @@ def _open_url(url: str, timeout: float, reconnects: int | None) -> Source:
         reader = open_reader(url, timeout=timeout)
     except NotThere as e:
         if reconnects == 0:
-            raise
+            raise SourceError(e.message, hint=e.hint) from None
         return Live(url, timeout=timeout, reconnects=reconnects, absent=e)
     if reader.endless:
         return Live(url, timeout=timeout, reconnects=reconnects, reader=reader)

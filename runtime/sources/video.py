@@ -50,13 +50,11 @@ class Video(Source):
         try:
             came = reader.grab()
         except SourceError as e:  # of a server
-            raise SourceError(
-                f"{self.name} ends after {self._read} frames: {e.message}", hint=e.hint
-            ) from None
+            what = f"{self.name} ends after {self._read} frames: {e.message}"
+            hint = "" if self._read else "Does its server send parts of files? An index at its end needs it."
+            raise SourceError(what, hint=e.hint or hint) from None
         if reader.lost > self.lost:
-            if self._first_lost is None:
-                self._first_lost = self._read
-                self.notify(Notice(f"{self.name} is damaged near frame {self._read}", "damaged"))
+            self._first_lost = self._read if self._first_lost is None else self._first_lost
             self.lost = reader.lost
         if not came:
             self._check_end()
@@ -96,12 +94,18 @@ class Video(Source):
         location, total = self._location, self.frames
         count = max(self.lost, self._reader.missing(self._read))
         absent = missing_bytes(location) if isinstance(location, Path) else 0
+        if not self._reader.counted:
+            total = None
         if absent and total is not None:
             count = max(count, total - self._read)
         if count or absent:
             near = self._read if self._first_lost is None else self._first_lost
             of = "" if total is None else f" of {max(total, self._read + count)}"
-            why = f"truncated, {absent} bytes are missing" if absent else "damaged or truncated"
+            why = (
+                f"truncated, {'its end is' if absent == 1 else f'{absent} bytes are'} missing"
+                if absent
+                else "damaged or truncated"
+            )
             raise SourceError(
                 f"{count or 'Some'}{of} frames of the video {self.name} are missing or corrupt, the first "
                 f"near frame {near}: it is {why}.",

@@ -76,6 +76,7 @@ def test_failures_are_one_line_and_exit_code(cli: Cli, brightness: Path, bikes: 
         (1, "half.jpg is truncated", (brightness, "--source", half)),
         (1, "Cannot open camera 99", (brightness, "--source", "99", "--reconnects", "0")),
         (1, "Cannot open http://127.0.0.1:9/", (brightness, "--source", nobody, "--reconnects", "0")),
+        (1, "protocol of ftp://127.0.0.1/ cannot be", (brightness, "--source", "ftp://127.0.0.1/")),
         (1, "2 of 250 frames of the video damaged.mp4", (brightness, "--source", damaged)),
         (1, "Cannot write", (brightness, *source, "--save", half / "out.mp4")),
         (2, "onnxruntime", (brightness, *source, "--engine", "onnxruntme")),
