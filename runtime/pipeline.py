@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError, UsageError
+from edgedet.contract.errors import UsageError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
 from edgedet.runtime.opencv_threads import one_opencv_thread
@@ -37,7 +37,7 @@ from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import RunInfo, Sink
 from edgedet.runtime.sources.source import Source
 from edgedet.runtime.stats import Report, StageClock
-from edgedet.runtime.stopping import Signals, Watch
+from edgedet.runtime.stopping import Signals, Watch, late, named
 
 _SPARE_BUFFERS = 3
 """Beside those in flight: one being captured, one waiting, one in the sinks."""
@@ -129,7 +129,7 @@ class Pipeline:
                         thread.start()
                     self._deliver()
         if self._failures:
-            raise _named(*self._failures[0])
+            raise named(*self._failures[0])
         return self.report()
 
     def stop(self) -> None:
@@ -276,7 +276,7 @@ class Pipeline:
         """What comes next; the end, too, where a stage does not come back."""
         while True:
             if stage := self._watch.look():
-                self._fail(stage, _late(stage, self._watch.timeout))
+                self._fail(stage, late(stage, self._watch.timeout))
                 self._end()
                 if stage != "capture":  # what was captured before is still on its way
                     return _END
@@ -341,7 +341,7 @@ class Pipeline:
                 thread.join(max(0.0, until - time.monotonic()))
         stuck = [_STAGE_OF[t.name] for t in threads if t.is_alive()]
         for stage in stuck:
-            self._fail(stage, _late(stage, self._watch.timeout))
+            self._fail(stage, late(stage, self._watch.timeout))
         if not stuck:
             with self._recorded("capture"):
                 self._source.close()
@@ -380,23 +380,3 @@ class Pipeline:
     def _run_info(self) -> RunInfo:
         s = self._source
         return RunInfo(s.name, s.fps, s.live, self._predictor.spec, tuple(s.paths))
-
-
-def _late(stage: str, timeout: float) -> EdgedetError:
-    """The error of a stage that is given up."""
-    kind = SourceError if stage == "capture" else SinkError if stage == "overlay" else EngineError
-    return kind(f"did not come back within {timeout:g} s.", hint="What it calls hangs, or is far too slow.")
-
-
-def _named(stage: str, error: BaseException) -> BaseException:
-    """The error to raise for what happened in a stage."""
-    if isinstance(error, EdgedetError):
-        error.message = f"{stage}: {error.message}"
-        return error
-    if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
-        return error
-    engines = ("preprocess", "postprocess")
-    kind = SourceError if stage == "capture" else EngineError if stage in engines else SinkError
-    named = kind(f"{stage}: {type(error).__name__}: {error}")
-    named.__cause__ = error
-    return named

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from edgedet.contract.errors import EdgedetError, EngineError, SinkError, SourceError
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """A person (Ctrl-C), a service manager or container engine, a terminal that goes away."""
 
@@ -89,3 +91,23 @@ class Watch:
                 self.given_up = True
                 return name
         return None
+
+
+def late(stage: str, timeout: float) -> EdgedetError:
+    """The error of a stage that is given up."""
+    kind = SourceError if stage == "capture" else SinkError if stage == "overlay" else EngineError
+    return kind(f"did not come back within {timeout:g} s.", hint="What it calls hangs, or is far too slow.")
+
+
+def named(stage: str, error: BaseException) -> BaseException:
+    """The error to raise for what happened in a stage."""
+    if isinstance(error, EdgedetError):
+        error.message = f"{stage}: {error.message}"
+        return error
+    if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
+        return error
+    engines = ("preprocess", "postprocess")
+    kind = SourceError if stage == "capture" else EngineError if stage in engines else SinkError
+    found = kind(f"{stage}: {type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found
