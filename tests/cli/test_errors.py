@@ -120,7 +120,8 @@ def test_a_read_only_output_folder(cli: Any, tiny_model: Model, clip: Path, tmp_
 
 @pytest.mark.parametrize("source", ["99", "/dev/video99", "rtsp://127.0.0.1:9/none"])
 def test_a_camera_that_cannot_be_reached(cli: Any, tiny_model: Model, source: str) -> None:
-    expect(cli("edgedet-run", tiny_model(), "--source", source), "SourceError")
+    done = cli("edgedet-run", tiny_model(), "--source", source, "--reconnects", "0")
+    expect(done, "SourceError")
 
 
 def test_a_video_that_ends_in_corrupt_frames(cli: Any, tiny_model: Model, clip: Path, tmp_path: Path) -> None:
