@@ -52,7 +52,11 @@ def bench(
     from edgedet.contract.files import write_atomic
     from edgedet.runtime import hardware
     from edgedet.runtime.hardware import streams_for
+    from edgedet.runtime.sinks.outputs import check_outputs
 
+    written = {"--save-json": save_json, "--picture": picture}
+    outputs = {name: path for name, path in written.items() if path is not None}
+    check_outputs(outputs, {"the model": models, "--source": [source]})
     if picture is not None:
         import edgedet.bench.picture  # a missing matplotlib is said before minutes of measuring
 

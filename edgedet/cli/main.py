@@ -236,7 +236,8 @@ def overview() -> str:
             "  --version  print the version",
             "  --debug    with any verb: show the traceback of an error",
             "",
-            "Example: edgedet export --model yolo --int8 --eval-data CLIP && edgedet run yolo-int8.onnx --source 0",
+            "Example: edgedet export --model yolo --int8 --eval-data bikes.mp4 && "
+            "edgedet run yolo-int8.onnx --source 0",
         ]
     )
 

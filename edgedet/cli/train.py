@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def train(
             }
             run(trainer, repeatable, resume=resume, weights=weights, quiet=json_output)
             if processes.main:
-                finish(trainer, json_output)
+                finish(trainer, data, json_output)
     except Stopped as e:
         done = 0 if trainer is None else trainer.progress.step
         kept = f"after step {done}, the state is in {folder.state}" if done else "before the first step"
@@ -282,7 +283,7 @@ def validated(event: dict[str, Any]) -> str:
     return f"{event['score']:.4f} (best {best})"
 
 
-def finish(trainer: Trainer, json_output: bool) -> None:
+def finish(trainer: Trainer, data: str, json_output: bool) -> None:
     """The summary: what was trained, how good it is, where it lies, what comes next."""
     from rich.console import Console
 
@@ -315,7 +316,11 @@ def finish(trainer: Trainer, json_output: bool) -> None:
         ("steps", f"{done.step} in {done.epoch} epochs"),
         (f"best {trainer.task.score}", best),
         ("weights", str(folder.best)),
-        ("next", f"edgedet-export --model {trainer.spec.model} --weights {folder.best} --int8"),
+        (
+            "next",
+            f"edgedet-export --model {trainer.spec.model} --weights {shlex.quote(str(folder.best))} --int8"
+            f" --calib-data {shlex.quote(data)} --eval-data {shlex.quote(data)}",
+        ),
     ]
     say(rows, Console())
 

@@ -203,3 +203,17 @@ def test_a_picture_of_an_unknown_kind_is_refused(
     assert done.returncode == 2
     assert "error [UsageError]: Cannot draw fps.xyz" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_output_is_an_input(tiny_model: Callable[..., Path], clip: Path, tmp_path: Path, cli: Any) -> None:
+    model = tiny_model()
+    before = model.read_bytes()
+    for options in (
+        ["--save-json", model],
+        ["--picture", clip],
+        ["--save-json", "a.png", "--picture", "a.png"],
+    ):
+        done = cli("edgedet-bench", model, "--source", clip, *options, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "which is also an" in done.stderr
+    assert model.read_bytes() == before
