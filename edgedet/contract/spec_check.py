@@ -169,7 +169,7 @@ def _tensor_problem(spec: ModelSpec) -> str:
         for t in tensors:
             if found := _shape_problem(t, spec.input.batch):
                 return f"{kind} {_short(t.name)} {found}"
-        roles = [t.role for t in tensors]
+        roles = [t.role for t in tensors if t.role != "features"]  # of which a pyramid has several
         if len(set(roles)) != len(roles):
             return f"two {kind}s have the same role"
     inputs = [spec.input.name, *(t.name for t in spec.extra_inputs)]

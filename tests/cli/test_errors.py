@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edgedet.runtime import read_spec
+
 Model = Callable[..., Path]
 
 
@@ -142,7 +144,11 @@ def test_a_video_cut_short(cli: Any, tiny_model: Model, clip: Path, tmp_path: Pa
     expect(cli("edgedet-run", tiny_model(), "--source", tmp_path / "cut.mp4"), "SourceError", "cut.mp4")
 
 
-def test_a_plan_needs_its_gpu_and_says_so(cli: Any, tmp_path: Path, clip: Path) -> None:
+def test_a_plan_needs_its_gpu_and_says_so(cli: Any, tiny_model: Model, tmp_path: Path, clip: Path) -> None:
+    spec = read_spec(tiny_model()).with_(build={"precision": "int8"})
+    (tmp_path / "x.engine").write_bytes(b"ftrt" * 100 + spec.to_json().encode() + bytes(100))
+    done = cli("edgedet-run", tmp_path / "x.engine", "--source", clip)
+    expect(done, "EngineError", "x.engine is a TensorRT plan")
     (tmp_path / "x.engine").write_bytes(b"ftrt" * 100)
     done = cli("edgedet-run", tmp_path / "x.engine", "--source", clip)
-    expect(done, "EngineError", "x.engine")
+    expect(done, "SpecError", "x.engine carries no edgedet spec")

@@ -217,7 +217,10 @@ def test_tensorrt_for_rtx_builds_a_plan_of_it(exported: Exported, half: bool) ->
         "upsamplings",
         "semantic",
         Input("images", *SIZE, (0.0,) * 3, (1.0,) * 3),
-        tuple(Output(n, "class_logits", (None, CHANNELS, *SIZE)) for n in UPSAMPLINGS),
+        tuple(
+            Output(n, "features" if i else "class_logits", (None, CHANNELS, *SIZE))
+            for i, n in enumerate(UPSAMPLINGS)
+        ),
         Decode("class_map"),
         ("a", "b", "c"),
     )
