@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +23,11 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # 
 pytest_plugins = ("runtime_fixtures", "evaluation_fixtures", "data_fixtures")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# what started pytest may ignore them (nohup, a shell's background), and the processes of tests would as well
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SHARED = ROOT.parent / "shared"
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
