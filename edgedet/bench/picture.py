@@ -80,7 +80,7 @@ def draw(report: SpeedReport, path: Path) -> None:
     )
     figure.supxlabel(CAVEAT, x=0.01, ha="left", fontsize=8.5)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, bbox_inches="tight")
 
 
 def check_kind(path: Path) -> None:
@@ -94,8 +94,8 @@ def _measured_bars(m: Measured) -> list[_Bar]:
     head = f"{m.file.stem} · {m.engine}"
     size = f"{m.size[1]}x{m.size[0]}, batch {m.batch}"
     pipeline, engine = m.middle.pipeline.fps, m.middle.engine_fps
-    share = f"{100 * m.middle.ratio:.0f} % of the engine (decoding leaves {100 * m.middle.bound:.0f} %)"
-    whole = f"{pipeline:.3g} FPS · whole pipeline, {share} · {size}"
+    share = f"{100 * m.middle.ratio:.0f} % of the engine (at best {100 * m.middle.bound:.0f} %)"
+    whole = f"{pipeline:.3g} FPS · whole pipeline, {share}"
     return [
         _Bar(head, pipeline, pipeline, _PIPELINE, whole),
         _Bar(
@@ -103,7 +103,7 @@ def _measured_bars(m: Measured) -> list[_Bar]:
             engine,
             engine,
             _ENGINE,
-            f"{engine:.3g} FPS · engine alone · p50 {m.middle.latency.p50:.1f} ms",
+            f"{engine:.3g} FPS · engine alone · p50 {m.middle.latency.p50:.1f} ms · {size}",
         ),
     ]
 
