@@ -29,11 +29,14 @@ class AvWriter:
         emit: takes the file's bytes, whole fragments at a time.
         suffix: ".mp4" or ".mov".
         size: (height, width), both even.
+        rate: that the source claims; it says only for how long the last frame is shown.
     """
 
     variable_rate = True
 
-    def __init__(self, emit: Callable[[memoryview], None], suffix: str, size: tuple[int, int]) -> None:
+    def __init__(
+        self, emit: Callable[[memoryview], None], suffix: str, size: tuple[int, int], rate: float | None
+    ) -> None:
         """Raises MissingDependency without PyAV."""
         av = load()
         self._av = av
@@ -48,7 +51,9 @@ class AvWriter:
         try:
             self._container = av.open(_Bytes(self._buffer), "w", format=suffix[1:], options=options)
             stream: Any = self._container.add_stream(
-                _CODEC, rate=25, options={"flags": "+qscale", "global_quality": str(_LAMBDA * _QUALITY)}
+                _CODEC,
+                rate=Fraction(rate if rate and 0.01 <= rate <= 1000 else 25).limit_denominator(1001),
+                options={"flags": "+qscale", "global_quality": str(_LAMBDA * _QUALITY)},
             )
             stream.height, stream.width = size
             stream.pix_fmt = "yuv420p"

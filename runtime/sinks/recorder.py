@@ -91,7 +91,7 @@ class Recorder:
         if suffix == ".avi" or not have_pyav():
             self._writer = OpencvWriter(self._file.path, self._size, rate=self._rate, live=self._live)
         else:
-            self._writer = AvWriter(self._file.write, suffix, self._size)
+            self._writer = AvWriter(self._file.write, suffix, self._size, None if self._live else self._rate)
 
     def _put(self, image: Image, when: float) -> None:
         assert self._writer is not None
