@@ -31,6 +31,15 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def is_utf8(text: object) -> bool:
+    """Whether `str(text)` is UTF-8, which a file's name need not be: OpenCV crashes on others."""
+    try:
+        str(text).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def parse_json(data: bytes | str) -> Any:
     """JSON from a file. ValueError says why it is none, whatever it holds.
 

@@ -12,6 +12,7 @@ import numpy as np
 from edgedet.contract.errors import OutputError
 from edgedet.contract.files import output_error
 from edgedet.contract.frames import Image
+from edgedet.contract.text import is_utf8
 
 _RATES = (1.0, 120.0)  # what a source may claim to be believed
 _DEFAULT_RATE = 25.0
@@ -43,6 +44,8 @@ class OpencvWriter:
         self._live, self._path = live, path
         self._written = 0
         self._before: Image | None = None
+        if not is_utf8(path):
+            raise OutputError(f"OpenCV cannot write {path}: its name is not UTF-8.", hint="Choose another.")
         codec = cv2.VideoWriter.fourcc(*_CODECS.get(path.suffix.lower(), _CODEC))
         try:
             self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, self._rate, size[::-1])

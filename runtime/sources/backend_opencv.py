@@ -13,6 +13,7 @@ import cv2
 
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image
+from edgedet.contract.text import is_utf8
 from edgedet.runtime.opencv_log import silence_opencv
 from edgedet.runtime.sources.containers import is_mp4, visible_share
 from edgedet.runtime.sources.reader import (
@@ -48,6 +49,11 @@ class OpenCVReader(Reader):
                 wait = round(1000 * timeout)
                 options += [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
             where = str(location.absolute()) if isinstance(location, Path) else location
+            if not is_utf8(where):
+                raise SourceError(
+                    f"OpenCV cannot open {shown(location)}: its name is not UTF-8.",
+                    hint="Rename it, or install PyAV: pip install 'edgedet[av]'.",
+                )
             self._capture = cv2.VideoCapture(where, cv2.CAP_FFMPEG, options)
         if not self._capture.isOpened():
             self._capture.release()

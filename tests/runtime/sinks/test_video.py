@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from runtime_fixtures import levels_of, times_of
 
-from edgedet.contract.errors import OutputError, UsageError
+from edgedet.contract.errors import OutputError, SourceError, UsageError
 from edgedet.contract.frames import Frame
 from edgedet.contract.results import Detections
 from edgedet.runtime import VideoFile, read_spec
@@ -356,3 +356,14 @@ def test_the_source_is_not_overwritten(tmp_path: Path, stream: RunInfo) -> None:
         sink.open(replace(stream, inputs=(source,)))
     sink.close()
     assert source.read_bytes() == b"a clip"
+
+
+def test_a_name_that_opencv_would_crash_on_is_refused(tmp_path: Path) -> None:
+    from edgedet.runtime.sinks.backend_opencv import OpencvWriter
+    from edgedet.runtime.sources.backend_opencv import OpenCVReader
+
+    name = tmp_path / os.fsdecode(b"a\xff.avi")
+    with pytest.raises(OutputError, match="its name is not UTF-8"):
+        OpencvWriter(name, (32, 32), rate=25.0, live=False)
+    with pytest.raises(SourceError, match="its name is not UTF-8"):
+        OpenCVReader(name, timeout=1.0)
