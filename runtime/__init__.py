@@ -14,6 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgedet.contract.frames import Frame, Notice, YuvImage
+    from edgedet.contract.results import Detections, SegmentationMap
     from edgedet.runtime.engines.engine import Engine, Request, open_engine
     from edgedet.runtime.engines.onnx_metadata import read_metadata, read_spec
     from edgedet.runtime.pipeline import Pipeline
@@ -26,37 +28,44 @@ if TYPE_CHECKING:
     from edgedet.runtime.tiles import TiledPredictor
 
 _HOMES = {
-    "engines.engine": ("Engine", "Request", "open_engine"),
-    "engines.onnx_metadata": ("read_metadata", "read_spec"),
-    "sinks.overlay": ("Overlay",),
-    "pipeline": ("Pipeline",),
-    "predictor": ("CpuPredictor", "Predictor", "open_predictor"),
-    "sinks.sink": ("Callback", "JsonLines", "Null", "Sink"),
-    "sources.source": ("Source", "open_source"),
-    "stats": ("Histogram", "Report", "Timing"),
-    "tiles": ("TiledPredictor",),
-    "sinks.video": ("VideoFile", "Window"),
+    "contract.frames": ("Frame", "Notice", "YuvImage"),
+    "contract.results": ("Detections", "SegmentationMap"),
+    "runtime.engines.engine": ("Engine", "Request", "open_engine"),
+    "runtime.engines.onnx_metadata": ("read_metadata", "read_spec"),
+    "runtime.sinks.overlay": ("Overlay",),
+    "runtime.pipeline": ("Pipeline",),
+    "runtime.predictor": ("CpuPredictor", "Predictor", "open_predictor"),
+    "runtime.sinks.sink": ("Callback", "JsonLines", "Null", "Sink"),
+    "runtime.sources.source": ("Source", "open_source"),
+    "runtime.stats": ("Histogram", "Report", "Timing"),
+    "runtime.tiles": ("TiledPredictor",),
+    "runtime.sinks.video": ("VideoFile", "Window"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Callback",
     "CpuPredictor",
+    "Detections",
     "Engine",
+    "Frame",
     "Histogram",
     "JsonLines",
+    "Notice",
     "Null",
     "Overlay",
     "Pipeline",
     "Predictor",
     "Report",
     "Request",
+    "SegmentationMap",
     "Sink",
     "Source",
     "TiledPredictor",
     "Timing",
     "VideoFile",
     "Window",
+    "YuvImage",
     "open_engine",
     "open_predictor",
     "open_source",
@@ -68,7 +77,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(f"edgedet.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
