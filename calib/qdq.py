@@ -10,6 +10,7 @@ same `Scales`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -153,6 +154,17 @@ def quantise_weight(
     so that 255 a + 255 b <= 32640: below 32767, the largest sum that 16 bits hold. Proof: the step is the
     sum of the two largest magnitudes / 126 or larger, and `_round` adds less than 1 to each.
     """
+    key = np.ascontiguousarray(weight, np.float32)
+    values, scale = _quantised(key.tobytes(), key.shape, placement, axis)
+    return values.copy(), scale.copy()
+
+
+@functools.lru_cache(maxsize=256)  # a sensitivity search quantises the same layers once for each of them
+def _quantised(
+    data: bytes, shape: tuple[int, ...], placement: Placement, axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """See `quantise_weight`."""
+    weight = np.frombuffer(data, np.float32).reshape(shape)
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
     largest, levels = np.abs(rows).max(axis=1), 127
     if placement.pairs_fit and rows.shape[1] > 1:
@@ -165,8 +177,8 @@ def quantise_weight(
         better = cost < error
         scale, error = np.where(better, other, scale), np.where(better, cost, error)
         stored[better] = values[better]
-    shape = (weight.shape[axis], *np.delete(weight.shape, axis))
-    return np.ascontiguousarray(np.moveaxis(stored.reshape(shape), 0, axis)), scale
+    moved = (shape[axis], *np.delete(shape, axis))
+    return np.ascontiguousarray(np.moveaxis(stored.reshape(moved), 0, axis)), scale
 
 
 def _stored(
