@@ -126,8 +126,7 @@ def run(
         sinks.append(Window())
 
     with ExitStack() as stack:
-        limits = {} if reconnects is None else {"reconnects": reconnects}
-        opened = open_source(source, timeout=timeout, **limits)
+        opened = open_source(source, timeout=timeout, reconnects=reconnects)
         stack.callback(opened.close)
         check_outputs(outputs, inputs | {"--source": opened.paths})
         whole = stack.enter_context(
