@@ -11,6 +11,7 @@ the CUDA kernels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -60,13 +61,16 @@ def yolo(
     cells = grid.transpose(0, 2, 3, 1) if xp is np else grid.permute(0, 2, 3, 1)
     cells = cells.reshape(n, rows * cols, channels)
     box = cells[..., : 5 * b].reshape(n, rows * cols, b, 5)
-    origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
-    scale = _constant(grid, [width / cols, height / rows])
-    whole = _constant(grid, [width, height] if side is None else [side[1], side[0]])
+    whole = (width, height) if side is None else (side[1], side[0])
 
-    centre = (box[..., 0:2] + origin) * scale
-    extent = box[..., 2:4] * box[..., 2:4] * whole
-    boxes = from_centre(xp.concatenate([centre, extent], axis=-1)).reshape(n, rows * cols * b, 4)
+    # side by side, not point by point: numpy is slow along an axis of two
+    edges = []
+    for axis, origin in enumerate(_cell_origins(grid, rows, cols)):  # (Sy*Sx, 1)
+        centre = (box[..., axis] + origin) * (size[1 - axis] / (cols, rows)[axis])
+        half = box[..., 2 + axis] * box[..., 2 + axis] * (0.5 * whole[axis])
+        edges.append((centre - half, centre + half))
+    (x0, x1), (y0, y1) = edges
+    boxes = xp.stack([x0, y0, x1, y1], -1).reshape(n, rows * cols * b, 4)
 
     probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
     scores = (sigmoid(box[..., 4:5]) * probability).reshape(n, rows * cols * b, classes)
@@ -163,12 +167,20 @@ def _constant(like: Array, values: list[float]) -> Array:
     return xp.tensor(values, dtype=like.dtype, device=like.device)
 
 
-def _cell_origins(like: Array, rows: int, cols: int) -> Array:
-    """(1, rows*cols, 1, 2): (column, row) of each cell, row by row."""
-    xs, ys = np.meshgrid(np.arange(cols), np.arange(rows), indexing="xy")
-    flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
+def _cell_origins(like: Array, rows: int, cols: int) -> tuple[Array, Array]:
+    """(rows*cols, 1) each: the column and the row of each cell, row by row, in `like`'s library and type."""
+    flat = _grid_numbers(rows, cols)
     xp = namespace(like)
-    return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)
+    if xp is np:
+        return flat
+    x, y = (xp.from_numpy(a).to(device=like.device, dtype=like.dtype) for a in flat)
+    return x, y
+
+
+@functools.cache
+def _grid_numbers(rows: int, cols: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    cell = np.arange(rows * cols)[:, None]
+    return (cell % cols).astype(np.float32), (cell // cols).astype(np.float32)
 
 
 def _interpolated(maps: Array, size: tuple[int, int]) -> Array:

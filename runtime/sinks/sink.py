@@ -235,12 +235,15 @@ class JsonLines(Sink):
             raise error
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def _encoded(record: dict[str, Any]) -> bytes:
     """A line of UTF-8. What is no finite number is null; half surrogates (odd file names) are escaped."""
     try:
-        text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(record)
     except ValueError:
-        text = json.dumps(_finite(record), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(_finite(record))
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
