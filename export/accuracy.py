@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.boxes import area
-from edgedet.contract.errors import DataError, ImageError
+from edgedet.contract.errors import DataError, ImageError, UsageError
 from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
@@ -56,7 +56,8 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
     A data set without truth (`folder:`) becomes frames.
 
     Raises:
-        DataError: its truth is not what a model for `task` gives. Others as `open_dataset`, `open_source`.
+        DataError: its truth is not what a model for `task` gives. UsageError: a live source.
+            Others as `open_dataset`, `open_source`.
     """
     kind, colon, _ = text.partition(":")
     if colon and kind in KINDS:
@@ -72,6 +73,12 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
             return dataset
         return Frames(dataset.name, _spread(len(dataset), MAX_FRAMES), dataset.image)
     source = open_source(text)
+    if source.live:
+        source.close()
+        raise UsageError(
+            f"{source.name} is live: it has no end, and no second run sees the same frames.",
+            hint="Give --eval-data a data set, a video file or a folder of images.",
+        )
     images: list[Image] = []
     step, index = 1, 0
     try:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
 from edgedet.contract.spec import ModelSpec
-from edgedet.runtime.engines.onnx_metadata import read_spec
+from edgedet.runtime.engines.onnx_metadata import checked_metadata, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -150,6 +150,8 @@ def open_engine(
     chosen = _choose(path, engine)
     if spec is None:
         spec = artifact_spec(path)
+    elif not is_plan(path):
+        checked_metadata(path)  # a damaged graph can end the process, whoever described it
     backend = importlib.import_module(chosen.module)
     opened: Engine = backend.open_model(
         path, spec, device=device, threads=threads, precision=precision, streams=streams
