@@ -17,6 +17,7 @@ from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Detections, Result
 from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.contract.text import printable
 from edgedet.data import Dataset, Truth
 from edgedet.data.clean import plain_name
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
@@ -312,12 +313,18 @@ def _some(names: Sequence[str]) -> str:
 def _track(indices: Sequence[int], batch: int, what: str, progress: bool) -> Iterator[Sequence[int]]:
     """The indices in chunks of `batch`, under a progress bar on stderr if `progress`."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    what = printable(what)
+    columns = (
+        TextColumn("evaluate on {task.fields[data]}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not progress) as bar:
-        task = bar.add_task(f"evaluate on {what}", total=len(indices))
+        task = bar.add_task("", total=len(indices), data=what)
         for start in range(0, len(indices), batch):
             chunk = indices[start : start + batch]
             yield chunk

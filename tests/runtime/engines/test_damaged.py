@@ -138,6 +138,7 @@ def rename_output(model: onnx.ModelProto) -> None:
         (lambda m: m.graph.node[-1].input.pop(), "'Add' lacks one of its 2 inputs"),
         (lambda m: m.graph.node.pop(0), "takes 'mean4', which nothing before it makes"),
         (lambda m: m.graph.node.append(m.graph.node[0]), "makes nothing, or what was there before"),
+        (lambda m: m.graph.node.append(helper.make_node("Loop", [m.graph.input[0].name], ["y"])), "'Loop'"),
         (lambda m: m.graph.input[0].ClearField("type"), "no name or no type"),
         (
             lambda m: m.graph.output.add().CopyFrom(helper.make_tensor_value_info("x", 1, [1])),
