@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.contract.errors import DataError, EmptyDataset, TrainingError
@@ -34,6 +34,14 @@ from edgedet.models.base import Model
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.failures import named
+from edgedet.training.optimise import (
+    Normalise,
+    TrainingLoss,
+    amp_dtype,
+    learning_rate,
+    parameter_groups,
+    update_average,
+)
 from edgedet.training.processes import Processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
@@ -166,7 +174,7 @@ class Trainer:
     def _epoch(self, wrapped: nn.Module) -> Iterator[dict[str, Any]]:
         self.order.epoch, self.order.start = self.progress.epoch, self.progress.batch
         self.model.train()
-        self.model.refine(self.recipe.refine if self.progress.epoch >= self.recipe.refine_from else 0.0)
+        self.model.begin_epoch(self.progress.epoch / self.recipe.epochs)
         started = time.monotonic()
         batches = iter(self.batches)
         while (batch := self._next(batches)) is not None:
@@ -212,8 +220,7 @@ class Trainer:
         torch.manual_seed(mixed(self.seed, step, self.processes.rank))
 
         with torch.autocast(self.processes.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            heads = wrapped(self.normalise(images))
-        terms = self.model.loss(heads, targets)
+            terms = wrapped(self.normalise(images), targets)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -312,67 +319,15 @@ class Trainer:
         return 2 * (3 * weights + moments)
 
     def _distributed(self) -> nn.Module:
+        step = TrainingLoss(self.model)
         if self.processes.world == 1:
-            return self.model
-        return DistributedDataParallel(self.model, forward_sync_buffers=False)
-
-
-class Normalise:
-    """uint8 RGB (N, 3, H, W) on any device -> float network input, as `contract.preprocess` makes it."""
-
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
-        self.device = device
-        self.mean = torch.tensor(spec.input.mean, device=device).view(1, 3, 1, 1) * 255
-        self.std = torch.tensor(spec.input.std, device=device).view(1, 3, 1, 1) * 255
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """See the class."""
-        x = images.to(self.device, non_blocking=True).float()
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+            return step
+        return DistributedDataParallel(step, forward_sync_buffers=False)
 
 
 def objects(data: Dataset) -> int:
     """Boxes that can be learned from."""
     return sum(int((~t.ignore).sum()) for t in data.truths)
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trainable parameters by (pretrained or fresh) x (decayed or not); biases and norms do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            share = recipe.backbone_lr if name.startswith("backbone.") else 1.0
-            decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
-    return [{"params": p, "share": share, "weight_decay": decay} for (share, decay), p in groups.items()]
-
-
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    """The factor on the peak rate: linear warm-up, then a cosine from 1 to `final_lr`."""
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
-    return warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of all floating point state; short-sighted in the first steps."""
-    decay = min(decay, (step + 2) / (step + 11))
-    theirs, ours = list(average.state_dict().values()), list(model.state_dict().values())
-    floats = [(t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()]
-    torch._foreach_lerp_([t for t, _ in floats], [o for _, o in floats], 1 - decay)
-    for mine, other in zip(theirs, ours, strict=True):
-        if not mine.is_floating_point():
-            mine.copy_(other)
-
-
-def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """Mixed precision: "off", "bf16", "fp16", or "auto": bf16 (else fp16) on a GPU, off on a CPU."""
-    if choice == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
 
 
 @contextlib.contextmanager
