@@ -107,7 +107,10 @@ class Trainer:
                 hint="Check the labels' folder and format; edgedet reads them as voc:, coco: or yolo: says.",
             )
         red, green, blue = (round(255 * m) for m in self.spec.input.mean)
-        transform = self.task.transform(self.spec.input.size, self.recipe, (red, green, blue))
+        seen, mild = (
+            self.task.transform(self.spec.input.size, self.recipe, (red, green, blue), m)
+            for m in (False, True)
+        )
         self.order = Order(
             len(self.train),
             self.recipe.batch,
@@ -126,7 +129,10 @@ class Trainer:
                 f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
                 hint="Use a larger --batch, or fewer processes.",
             )
-        self.batches = Loader(Samples(self.train, transform, self.seed), self.order, self.workers)
+        samples = Samples(
+            self.train, seen, self.seed, mild=mild, mild_from=self.recipe.epochs - self.recipe.mild_epochs
+        )
+        self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
 
     def resume(self) -> None:

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from torch import Tensor  # noqa: E402
 
 from edgedet.data import open_dataset  # noqa: E402
+from edgedet.data.augment import ObjectCrop  # noqa: E402
 from edgedet.models import build, make_spec  # noqa: E402
 from edgedet.training.loop import Trainer  # noqa: E402
 from edgedet.training.processes import join  # noqa: E402
@@ -46,3 +47,14 @@ def test_a_step_minimises_what_the_model_says_and_each_epoch_tells_it_how_far_it
     assert shares == [0.0, 0.25, 0.5, 0.75]
     assert events[0]["pull"] == events[0]["loss"]
     assert (bias - 3).abs().sum().item() < before
+
+
+def test_the_last_epochs_are_mild(voc: Path, tmp_path: Path) -> None:
+    run = trainer(voc, tmp_path, epochs=5, mild_epochs=2)
+    samples = run.batches.samples
+    used = [
+        [t.least for t in samples.transform_in(e).transforms if isinstance(t, ObjectCrop)] for e in range(5)
+    ]
+    assert used == [[0.3]] * 3 + [[0.75]] * 2
+    run = trainer(voc, tmp_path / "without", epochs=2)
+    assert run.batches.samples.transform_in(1) is run.batches.samples.transform_in(0)
