@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedet.contract.errors import DataError, EmptyDataset, TrainingError
+from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
@@ -48,6 +48,11 @@ from edgedet.training.run_folder import RunFolder
 from edgedet.training.signals import Stopped, StopRequest
 from edgedet.training.state import Progress, check_finite, load_into, save_state
 from edgedet.training.tasks import TRAINING
+
+MOST_SKIPPED = 20
+"""Steps in a row that may be skipped; float16 needs up to 16 to find the scale of its first gradients."""
+
+_CALMER = "Lower --lr, or run with --amp off. What was saved is from before."
 
 
 @dataclass
@@ -124,6 +129,11 @@ class Trainer:
                 f"fewer than one batch of {self.recipe.batch}.",
                 hint="Use a smaller --batch.",
             )
+        if self.recipe.patience and self.val is None:
+            raise UsageError(
+                f"--patience {self.recipe.patience} waits for a better validation, and there is none.",
+                hint="Leave it out, or validate (--val-split).",
+            )
         if self.recipe.batch < self.processes.world:
             raise TrainingError(
                 f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
@@ -134,6 +144,7 @@ class Trainer:
         )
         self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
+        self._skipped_in_a_row = 0
 
     def resume(self) -> None:
         """Go on from the folder's state file."""
@@ -219,8 +230,8 @@ class Trainer:
         images, targets, problems = batch
         for problem in problems:
             self.train.problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
-        step, total = self.progress.step, self.recipe.epochs * len(self.order)
-        factor = learning_rate(step, total, self.recipe)
+        step, steps = self.progress.step, self.recipe.epochs * len(self.order)
+        factor = learning_rate(step, steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * group["share"] * factor
         torch.manual_seed(mixed(self.seed, step, self.processes.rank))
@@ -229,28 +240,39 @@ class Trainer:
             terms = wrapped(self.normalise(images), targets)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        # losses are means over images, gradients over processes, which may have one image more than others
+        share = len(images) * self.processes.world / self.recipe.batch
+        self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        values = torch.stack([*terms.values(), loss, norm]).detach().tolist()
-        # with float16 the scaler skips steps whose gradients are too large for it
-        for what, value in (
-            ("loss", values[-2]),
-            ("gradient", 0.0 if self.scaler.is_enabled() else values[-1]),
-        ):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"The {what} became {value} at step {step} (epoch {self.progress.epoch}).",
-                    hint="Lower --lr, or run with --amp off. What was saved is from before.",
-                )
-        self.scaler.step(self.optimizer)
+        *values, total_loss, length = torch.stack([*terms.values(), loss, norm]).detach().tolist()
+        if not math.isfinite(total_loss):
+            raise TrainingError(
+                f"The loss became {total_loss} at step {step} (epoch {self.progress.epoch}).", hint=_CALMER
+            )
+        event = {"step": step, "epoch": self.progress.epoch, "lr": self.recipe.lr * factor}
+        event |= dict(zip(terms, values, strict=True)) | {"loss": total_loss}
+        if math.isfinite(length):
+            self.scaler.step(self.optimizer)
+            update_average(self.average, self.model, self.recipe.ema, step)
+            self._skipped_in_a_row = 0
+            event["gradient_norm"] = length
+        else:  # the same in every process: gradients are means over them
+            self._skip(step)
+            event["skipped"] = 1
         self.scaler.update()
-        update_average(self.average, self.model, self.recipe.ema, step)
-        names = [*terms, "loss", "gradient_norm"]
-        rate = self.recipe.lr * factor
-        return {"step": step, "epoch": self.progress.epoch, "lr": rate} | dict(
-            zip(names, values, strict=True)
-        )
+        return event
+
+    def _skip(self, step: int) -> None:
+        """Count a step whose gradient is not finite: it would make every weight it reaches so."""
+        self.progress.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"The gradient was not finite in {MOST_SKIPPED} steps in a row, to step {step} "
+                f"(epoch {self.progress.epoch}); {self.progress.skipped} steps were skipped in all.",
+                hint=_CALMER,
+            )
 
     def _validate(self) -> dict[str, Any]:
         """The score of the averaged weights, on the main process; every process learns the result.
