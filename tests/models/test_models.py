@@ -74,6 +74,27 @@ def test_spec_round_trip(name: str) -> None:
 
 
 @every_model
+def test_every_parameter_that_is_trained_has_a_gradient(name: str) -> None:
+    """Also in a step without an object: several processes wait for each other's gradients."""
+    model = fresh(name).train()
+    model.begin_epoch(0.9)
+    everything = targets()
+    for truth in (everything, [everything[1], everything[1]]):
+        model.zero_grad(set_to_none=True)
+        torch.stack(list(model.training_loss(images(SIZE), truth).values())).sum().backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+
+
+@every_model
+def test_the_loss_is_computed_in_float32_under_autocast(name: str) -> None:
+    model = fresh(name).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.training_loss(images(SIZE), targets())
+    assert {t.dtype for t in terms.values()} == {torch.float32}
+
+
+@every_model
 def test_loss_falls_on_one_batch(name: str) -> None:
     model = fresh(name).train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
