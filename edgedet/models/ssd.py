@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from edgedet.contract import decode as decoders
 from edgedet.contract.anchors import SSD_RATIOS, count, make_anchors, ssd_shapes
 from edgedet.contract.boxes import encode_deltas
+from edgedet.contract.errors import TrainingError
 from edgedet.contract.spec import Decode, Output
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
@@ -120,7 +121,19 @@ class Ssd(Model):
         return {"class_logits": torch.cat(logits, dim=1), "deltas": torch.cat(deltas, dim=1)}
 
     def training_loss(self, images: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """The loss of the heads; it must know the size that they belong to."""
+        """The loss of the heads; it must know the size that they belong to.
+
+        Raises:
+            TrainingError: a single image whose last level is a single position, of which a batch norm learns
+                nothing.
+        """
+        if len(images) == 1 and max(images.shape[2:]) <= self.strides[-1]:
+            height, width = images.shape[2:]
+            raise TrainingError(
+                f"SSD cannot learn from one image a process at {height}x{width}: "
+                "its last level has a single position.",
+                hint="Use a larger --batch or --size.",
+            )
         heads = self(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.loss(heads, targets, (images.shape[2], images.shape[3]))
