@@ -67,7 +67,14 @@ def build(name: str, classes: int, **options: Any) -> Model:
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {name}", option, known)
-    model: Model = kind(classes, **options)
+    try:
+        model: Model = kind(classes, **options)
+    except (TypeError, ValueError) as e:
+        given = ", ".join(f"{k}={v!r:.40}" for k, v in options.items())
+        raise UsageError(
+            f"{name} cannot be built with the options {given}: {e!s:.200}.",
+            hint="The model's docstring says what each takes.",
+        ) from e
     return model
 
 

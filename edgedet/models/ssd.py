@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from edgedet.contract import decode as decoders
 from edgedet.contract.anchors import SSD_RATIOS, count, make_anchors, ssd_shapes
 from edgedet.contract.boxes import encode_deltas
-from edgedet.contract.errors import TrainingError
+from edgedet.contract.errors import TrainingError, UnknownName
 from edgedet.contract.spec import Decode, Output
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
@@ -66,7 +66,7 @@ class Ssd(Model):
         pretrained: start from ImageNet weights.
 
     Raises:
-        ValueError: another neck.
+        UnknownName: another neck.
     """
 
     stride = 32
@@ -86,7 +86,7 @@ class Ssd(Model):
     ) -> None:
         super().__init__()
         if neck not in BACKBONE_STRIDES:
-            raise ValueError(f"neck is {neck!r}, expected {' or '.join(map(repr, BACKBONE_STRIDES))}")
+            raise UnknownName("neck", neck, BACKBONE_STRIDES)
         self.classes = classes
         self.size = (size[0], size[1])
         own = BACKBONE_STRIDES[neck]

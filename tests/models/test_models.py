@@ -177,6 +177,11 @@ def test_an_unknown_model_is_named_with_the_close_one() -> None:
         entry("yoloo")
 
 
+def test_a_value_that_is_not_an_options_is_named() -> None:
+    with pytest.raises(UsageError, match="yolo cannot be built with the options width='wide'"):
+        build("yolo", 3, width="wide", pretrained=False)
+
+
 def test_a_size_that_does_not_fit_the_stride_is_refused() -> None:
     with pytest.raises(UsageError, match=r"multiples of 32.*nearest size is 320x480"):
         make_spec("yolo", fresh("yolo"), CLASSES, size=(310, 480))

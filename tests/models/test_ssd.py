@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgedet import weights
 from edgedet.contract.boxes import apply_deltas, pairwise_iou
 from edgedet.contract.decode import anchors as decode_anchors
-from edgedet.contract.errors import TrainingError
+from edgedet.contract.errors import TrainingError, UnknownName
 from edgedet.contract.targets import Targets
 from edgedet.models import make_spec
 from edgedet.models.ssd import VARIANCES, Ssd
+from edgedet.training.checkpoint import start_from
 
 SIZE = (128, 128)
 
@@ -26,7 +28,7 @@ def made(neck: str = "none", classes: int = 3) -> Ssd:
 
 def target(boxes: list[list[float]], labels: list[int], ignore: list[bool] | None = None) -> Targets:
     skip = ignore or [False] * len(boxes)
-    return Targets(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels), torch.tensor(skip))
+    return Targets(torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels).long(), torch.tensor(skip).bool())
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,8 @@ def test_both_necks_give_a_row_for_each_default_box(neck: str, size: tuple[int, 
 
 
 def test_another_neck_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'bifpn', expected 'none' or 'fpn'"):
-        made("bifpn")
+    with pytest.raises(UnknownName, match=r"no neck is named 'fpm'\. Did you mean 'fpn'"):
+        made("fpm")
 
 
 class Fixed(nn.Module):
@@ -185,6 +187,21 @@ def test_one_image_is_too_few_where_the_last_level_has_one_position() -> None:
     with pytest.raises(TrainingError, match="one image a process at 128x256"):
         model.training_loss(torch.zeros(1, 3, 128, 256), one)
     model.training_loss(torch.zeros(1, 3, 128, 288), one)
+
+
+@pytest.mark.parametrize("neck", ["none", "fpn"])
+def test_every_parameter_that_is_trained_has_a_gradient(neck: str) -> None:
+    model = made(neck).train()
+    for truth in ([target([[10.0, 10, 50, 60]], [1])] * 2, [target([], [])] * 2):
+        model.zero_grad(set_to_none=True)
+        torch.stack(list(model.training_loss(torch.randn(2, 3, *SIZE), truth).values())).sum().backward()
+        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("neck", ["none", "fpn"])
+def test_it_starts_from_the_shipped_yolos_backbone(neck: str) -> None:
+    fresh = start_from(made(neck, classes=20), weights.find("yolo"))
+    assert fresh and not [n for n in fresh if n.startswith("backbone.")]
 
 
 @pytest.mark.parametrize("neck", ["none", "fpn"])

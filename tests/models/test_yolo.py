@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgedet import weights
+from edgedet.contract.errors import UnknownName
 from edgedet.contract.targets import Targets
 from edgedet.models.yolo import Yolo, YoloLoss, assign_cells, cells_beside
+from edgedet.training.checkpoint import load_model, start_from
 
 CELL = 32
 SIZE = (64, 64)
@@ -193,3 +196,44 @@ def test_extreme_logits_stay_finite(scale: float) -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="probability_loss is 'hinge'"):
         YoloLoss(2, probability_loss="hinge")
+
+
+# the pyramid --------------------------------------------------------------------------------------------
+
+
+def test_a_pyramid_is_brought_to_the_stride_of_the_grid() -> None:
+    torch.manual_seed(0)
+    model = Yolo(3, neck="fpn", size=(64, 96), pretrained=False).train()
+    x = torch.randn(2, 3, 64, 96)
+    heads = model(x)
+    assert heads["grid"].shape == (2, 13, 4, 6)
+    (out,) = model.outputs((64, 96))
+    assert heads["grid"].shape[1:] == out.shape[1:]
+    torch.stack(list(model.training_loss(x, [target([[10, 10, 50, 60]], [1])] * 2).values())).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    # every level reaches the grid
+    levels = [torch.zeros(1, c, 8 // 2**i, 12 // 2**i) for i, c in enumerate(model.backbone.channels)]
+    model.eval()
+    with torch.no_grad():
+        plain = model.head(model._joined(levels))
+        for i in range(3):
+            other = [torch.ones_like(x) if j == i else x for j, x in enumerate(levels)]
+            assert not torch.equal(model.head(model._joined(other)), plain)
+
+
+def test_without_a_pyramid_the_layers_are_those_of_the_shipped_weights() -> None:
+    model, _ = load_model(weights.find("yolo"))
+    assert isinstance(model, Yolo)
+    assert model.neck is None
+    assert {n.split(".")[0] for n in model.state_dict()} == {"backbone", "fine", "coarse", "head"}
+
+
+def test_a_pyramid_starts_from_the_shipped_backbone() -> None:
+    model = Yolo(20, neck="fpn", pretrained=False)
+    fresh = start_from(model, weights.find("yolo"))
+    assert not [n for n in fresh if n.startswith(("backbone.", "head."))]
+
+
+def test_another_neck_is_refused() -> None:
+    with pytest.raises(UnknownName, match=r"no neck is named 'fpm'\. Did you mean 'fpn'"):
+        Yolo(3, neck="fpm", pretrained=False)
