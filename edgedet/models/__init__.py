@@ -44,6 +44,7 @@ MODELS: dict[str, Entry] = {
         "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (352, 480)
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
+    "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
 }
 
 
@@ -66,7 +67,14 @@ def build(name: str, classes: int, **options: Any) -> Model:
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {name}", option, known)
-    model: Model = kind(classes, **options)
+    try:
+        model: Model = kind(classes, **options)
+    except (TypeError, ValueError) as e:
+        given = ", ".join(f"{k}={v!r:.40}" for k, v in options.items())
+        raise UsageError(
+            f"{name} cannot be built with the options {given}: {e!s:.200}.",
+            hint="The model's docstring says what each takes.",
+        ) from e
     return model
 
 
