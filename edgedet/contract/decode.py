@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.contract.boxes import Array, from_centre, namespace, sigmoid, softmax
+from edgedet.contract.anchors import Shapes, count, make_anchors
+from edgedet.contract.boxes import Array, apply_deltas, from_centre, namespace, sigmoid, softmax
 
 
 def yolo(
@@ -123,6 +124,53 @@ def dense(
 _BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
+def anchors(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    strides: Sequence[int],
+    shapes: Sequence[Shapes],
+    variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> tuple[Array, Array]:
+    """A dense head that corrects anchors (Liu et al. 2016, 2.2; lecture, "SSD").
+
+    A box is its anchor with the deltas applied (`boxes.apply_deltas`); scores are the softmax over K + 1
+    classes without the first, the background.
+
+    Args:
+        heads: {"class_logits": (N, A, K + 1), "deltas": (N, A, 4)}, a row for each anchor of
+            `anchors.make_anchors`.
+        size: (height, width) of the network input in pixels.
+        strides: of each level. shapes: (width, height) in pixels of each level's anchors.
+        variances: what dx, dy, dw, dh are multiplied by.
+
+    Returns:
+        As `yolo`.
+
+    Raises:
+        ValueError: parameters that describe no anchors, or another number of them than the heads have rows.
+    """
+    if not strides or not all(type(s) is int and s > 0 for s in strides) or len(shapes) != len(strides):
+        raise ValueError(f"strides {strides!r:.80} and {len(shapes)} levels of shapes, expected one for each")
+    if not all(level and all(_positive(shape, 2) for shape in level) for level in shapes):
+        raise ValueError(f"shapes {shapes!r:.80}, expected widths and heights for each level")
+    if not _positive(variances, 4):
+        raise ValueError(f"variances {variances!r:.80}, expected four positive numbers")
+    logits, deltas = heads["class_logits"], heads["deltas"]
+    expected = count(size, strides, shapes)
+    if tuple(deltas.shape[1:]) != (expected, 4) or tuple(logits.shape[1:-1]) != (expected,):
+        raise ValueError(
+            f"class logits {tuple(logits.shape)} and deltas {tuple(deltas.shape)} for {expected} anchors"
+        )
+    made = _as(deltas, make_anchors(size, strides, shapes))
+    boxes = apply_deltas(deltas, made, variances)
+    return boxes, softmax(logits, -1)[..., 1:]
+
+
+def _positive(values: Sequence[float], n: int) -> bool:
+    return len(values) == n and all(type(v) in (int, float) and v > 0 for v in values)
+
+
 def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
     """The most likely class of every pixel (Long et al. 2015, section 4; lecture, "Semantic segmentation").
 
@@ -149,7 +197,7 @@ def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
 Decoder = Callable[..., tuple[Array, Array]]
 MapDecoder = Callable[..., Array]
 
-DECODERS: dict[str, Decoder] = {"yolo": yolo, "dense": dense}
+DECODERS: dict[str, Decoder] = {"yolo": yolo, "anchors": anchors, "dense": dense}
 """What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
 
 MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}
@@ -166,9 +214,13 @@ def _constant(like: Array, values: list[float]) -> Array:
 def _cell_origins(like: Array, rows: int, cols: int) -> Array:
     """(1, rows*cols, 1, 2): (column, row) of each cell, row by row."""
     xs, ys = np.meshgrid(np.arange(cols), np.arange(rows), indexing="xy")
-    flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
+    return _as(like, np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32))
+
+
+def _as(like: Array, values: npt.NDArray[np.float32]) -> Array:
+    """A constant of the library, device and type of `like`."""
     xp = namespace(like)
-    return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)
+    return values if xp is np else xp.from_numpy(values).to(device=like.device, dtype=like.dtype)
 
 
 def _interpolated(maps: Array, size: tuple[int, int]) -> Array:
