@@ -47,7 +47,7 @@ def roi_align(
     if operators:
         from torchvision import ops
 
-        found = ops.roi_align(features, _rows(boxes), bins, scale, samples, aligned=True)
+        found: Tensor = ops.roi_align(features, _rows(boxes), bins, scale, samples, aligned=True)
         found = found.reshape(n, count, channels, bins, bins)
         return found if weight is None else found * weight[..., None, None, None]
     across = _bilinear(boxes[..., 0] * scale, boxes[..., 2] * scale, width, bins, samples)
@@ -270,7 +270,9 @@ def _suppress_by_operator(boxes: Tensor, present: Tensor, iou: float, limit: int
             version=11,
         )
         flat = chosen[:, 0] * count + chosen[:, 2]
-        mask = torch.zeros_like(rank).reshape(-1).scatter(0, flat, torch.ones_like(flat, dtype=boxes.dtype))
+        mask: Tensor = (
+            torch.zeros_like(rank).reshape(-1).scatter(0, flat, torch.ones_like(flat, dtype=boxes.dtype))
+        )
         return mask.reshape(n, count) > 0.5
     from torchvision import ops
 
