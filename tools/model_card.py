@@ -91,11 +91,11 @@ def shown_from(metrics: Mapping[str, Any]) -> float:
 
 
 def _of_the_task(recipe: Mapping[str, Any], detector: bool) -> str:
+    options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     if detector:
-        return f"a GIoU term of weight {recipe['refine']} from epoch {recipe['refine_from']} on"
+        return options or "the model's default options"
     size = f"{recipe['window'][0]}x{recipe['window'][1]} px" if recipe["window"] else "the input's size"
     low, high = recipe["scale"]
-    options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     return (
         f"{options}, windows of {size} at {low} to {high} times the scale that shows the whole image in one"
     )

@@ -258,6 +258,8 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
                 continue
             for problem in event["problems"]:
                 notices.print(plain(f"left out, another image takes its place: {problem}"))
+            if "skipped" in event:
+                notices.print(f"step {event['step']} is skipped: its gradient is not finite")
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
                 task,
@@ -294,6 +296,7 @@ def finish(trainer: Trainer, data: str, json_output: bool) -> None:
             "model": trainer.spec.model,
             "epochs": done.epoch,
             "steps": done.step,
+            "skipped_steps": done.skipped,
             "measure": trainer.task.score,
             "best": done.best,
             "best_epoch": done.best_epoch,
@@ -314,6 +317,7 @@ def finish(trainer: Trainer, data: str, json_output: bool) -> None:
         best = f"{done.best:.4f} in epoch {done.best_epoch}"
     rows += [
         ("steps", f"{done.step} in {done.epoch} epochs"),
+        *([("", f"{done.skipped} were skipped: their gradients were not finite")] if done.skipped else []),
         (f"best {trainer.task.score}", best),
         ("weights", str(folder.best)),
         (

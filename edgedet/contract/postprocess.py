@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgedet.contract.decode import DECODERS, MAP_DECODERS
 from edgedet.contract.errors import EdgedetError, EngineError, SpecError, UnknownName
-from edgedet.contract.nms import nms
+from edgedet.contract.nms import boxes_of, nms
 from edgedet.contract.preprocess import FrameTransform
 from edgedet.contract.results import Detections, Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec, Task, Tensor, Thresholds
@@ -72,7 +72,7 @@ class BoxPostprocessor(Postprocessor):
         return [detections(boxes[i], scores[i], limits, t) for i, t in enumerate(transforms)]
 
     def decode(self, outputs: Tensors, count: int) -> tuple[Floats, Floats]:
-        """Dense boxes (count, A, 4) in network pixels and scores (count, A, K), before any threshold."""
+        """Boxes (count, A, 4) or (count, A, K, 4), network pixels, and scores (count, A, K): all of them."""
         spec = self.spec
         boxes, scores = self._decode(self.heads(outputs, count), spec.input.size, **spec.decode.parameters)
         return boxes, scores
@@ -80,11 +80,11 @@ class BoxPostprocessor(Postprocessor):
     def check(self, outputs: Tensors) -> None:
         """See Postprocessor."""
         boxes, scores = self.decode(outputs, 1)
-        want = (1, boxes.shape[1] if boxes.ndim == 3 else 0, len(self.spec.classes))
-        if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.shape != want:
+        rows, classes = boxes.shape[1] if boxes.ndim > 1 else 0, len(self.spec.classes)
+        if boxes.shape not in ((1, rows, 4), (1, rows, classes, 4)) or scores.shape != (1, rows, classes):
             raise SpecError(
-                f"decoding gives boxes {boxes.shape} and scores {scores.shape}, expected (1, A, 4) and"
-                f" (1, A, {len(self.spec.classes)})"
+                f"decoding gives boxes {boxes.shape} and scores {scores.shape}, expected (1, A, 4) or"
+                f" (1, A, {classes}, 4), and (1, A, {classes})"
             )
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise SpecError("decoding zeros gives numbers that are not finite")
@@ -93,9 +93,9 @@ class BoxPostprocessor(Postprocessor):
 def detections(
     boxes: Floats, scores: Floats, thresholds: Thresholds, transform: FrameTransform
 ) -> Detections:
-    """One image's dense boxes (A, 4), network pixels, and scores (A, K) -> results in frame pixels."""
+    """One image's boxes (A, 4) or (A, K, 4), network pixels, and scores (A, K) -> results in frame pixels."""
     index, labels = nms(boxes, scores, thresholds)
-    found = transform.to_frame(boxes[index]).astype(np.float32, copy=False)
+    found = transform.to_frame(boxes_of(boxes, index, labels)).astype(np.float32, copy=False)
     return Detections(found, scores[index, labels].astype(np.float32, copy=False), labels)
 
 

@@ -46,6 +46,8 @@ class Yolo(Model):
         boxes_per_cell: B, 2 in the paper.
         size: (height, width) the network is trained at; w and h are its fractions.
         width: channels of the head.
+        giou: weight of the loss term that asks for tight boxes (`YoloLoss`), 0 = none; giou_from: the share
+            of the training, 0 to 1, that is done before it is added.
         pretrained: start from ImageNet weights.
     """
 
@@ -61,6 +63,8 @@ class Yolo(Model):
         size: Sequence[int] = (320, 320),
         width: int = 192,
         probability_loss: str = "cross_entropy",
+        giou: float = 0.0,
+        giou_from: float = 0.0,
         pretrained: bool = True,
         frozen_norms: bool = True,
         frozen_stages: int = 2,
@@ -82,6 +86,8 @@ class Yolo(Model):
             nn.Conv2d(width, 5 * boxes_per_cell + classes, 1),
         )
         self.criterion = YoloLoss(boxes_per_cell, probability_loss=probability_loss)
+        self.giou, self.giou_from = giou, giou_from
+        self.begin_epoch(0.0)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -109,9 +115,9 @@ class Yolo(Model):
         terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.cell, self.size)
         return terms
 
-    def refine(self, weight: float) -> None:
-        """From now on the loss has its "giou" term, with this weight."""
-        self.criterion.refine = weight
+    def begin_epoch(self, share: float) -> None:
+        """The loss has its "giou" term from `giou_from` on."""
+        self.criterion.giou = self.giou if share >= self.giou_from else 0.0
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.contract.decode.yolo`."""
@@ -146,11 +152,11 @@ class YoloLoss(nn.Module):
     punished for their confidence ("no_object") are the cells that hold the centre of an ignored object,
     and, as in YOLO v2 and v3, boxes that overlap an object by more than `good_enough`.
 
-    `refine` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
+    `giou` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
     2019), of the answering cell and of those beside it inside the object (`cells_beside`), as any of
     them may be the one that sees the object best; 0 leaves it out:
 
-      + refine sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
+      + giou sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
 
     Args:
         probability_loss: of class probabilities and confidence: "cross_entropy", or "squared" as the
@@ -176,7 +182,7 @@ class YoloLoss(nn.Module):
         self.no_object = no_object
         self.good_enough = good_enough
         self.probability_loss = probability_loss
-        self.refine = 0.0
+        self.giou = 0.0
 
     def forward(
         self, grid: Tensor, targets: Sequence[Targets], cell: int, side: tuple[int, int]
@@ -228,7 +234,7 @@ class YoloLoss(nn.Module):
             "no_object": self.no_object * nothing / n,
             "class": kind / n,
         }
-        if self.refine:
+        if self.giou:
             beside, owner = cells_beside(where, truth, rows, cols, cell)
             near = torch.cat([where, beside])
             owner = torch.cat([torch.arange(len(where), device=grid.device), owner])
@@ -236,7 +242,7 @@ class YoloLoss(nn.Module):
             best = iou(candidates.detach(), truth[owner][:, None, :]).argmax(dim=1)
             tight = giou(candidates[torch.arange(len(near), device=grid.device), best], truth[owner])
             share = 1 / torch.bincount(owner, minlength=len(where)).to(tight.dtype)
-            terms["giou"] = self.refine * ((1 - tight) * share[owner]).sum() / n
+            terms["giou"] = self.giou * ((1 - tight) * share[owner]).sum() / n
         return terms
 
     def _error(self, logits: Tensor, wanted: Tensor) -> Tensor:

@@ -52,10 +52,22 @@ class Samples(Dataset[Any]):
     """Augmented samples by (epoch, index); the augmentation depends on seed, epoch and index alone.
 
     An unreadable image, or one whose mask cannot be used, is replaced by the next good one, and said.
+
+    Args:
+        mild: takes the place of `transform` from the epoch `mild_from` on, counted from 0.
     """
 
-    def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        transform: v2.Compose,
+        seed: int,
+        *,
+        mild: v2.Compose | None = None,
+        mild_from: int = 0,
+    ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
+        self.mild, self.mild_from = mild, mild_from
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Item] | EdgedetError:
         """The samples of one batch, or the error: raised in a loader process, it would become a traceback."""
@@ -71,8 +83,12 @@ class Samples(Dataset[Any]):
         known = len(self.source.problems)
         sample = self._readable(index)
         torch.manual_seed(mixed(self.seed, epoch, index))
-        image, targets = apply(self.transform, sample)
+        image, targets = apply(self.transform_in(epoch), sample)
         return image, targets, self.source.problems.items[known:]
+
+    def transform_in(self, epoch: int) -> v2.Compose:
+        """The augmentation of an epoch."""
+        return self.mild if self.mild is not None and epoch >= self.mild_from else self.transform
 
     def _readable(self, index: int) -> Sample:
         first = ""
@@ -122,7 +138,7 @@ class Loader:
     """
 
     def __init__(self, samples: Samples, order: Order, workers: int) -> None:
-        self.workers = workers
+        self.samples, self.workers = samples, workers
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._batches: DataLoader[Packed] = DataLoader(
             samples,

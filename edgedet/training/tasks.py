@@ -18,14 +18,14 @@ class Training:
     """One task.
 
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
-    transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=,
-    progress=) -> metrics; value: metrics -> the score, in [0, 1], None if there was nothing to measure;
-    semantic: trained on class maps, not on boxes.
+    transform: (input size, recipe, fill, mild) -> the augmentation, `mild` in the last epochs;
+    evaluate: (predict, dataset, limit=, progress=) -> metrics; value: metrics -> the score, in [0, 1],
+    None if there was nothing to measure; semantic: trained on class maps, not on boxes.
     """
 
     score: str
     metric: str
-    transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int]], v2.Compose]
+    transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int], bool], v2.Compose]
     evaluate: Callable[..., Metrics | SegmentationMetrics]
     value: Callable[[Metrics | SegmentationMetrics], float | None]
     semantic: bool = False
@@ -41,11 +41,11 @@ def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float | None:
     return metrics.mean_iou if metrics.pixels else None
 
 
-def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
-    return detection_transform(size, train=True, fill=fill)
+def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
+    return detection_transform(size, train=True, fill=fill, mild=mild)
 
 
-def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
+def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
     window = recipe.window or size
     return segmentation_transform(window, train=True, fill=fill, scale=recipe.scale, upright=recipe.upright)
 

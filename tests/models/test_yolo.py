@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edgedet.contract.targets import Targets
-from edgedet.models.yolo import YoloLoss, assign_cells, cells_beside
+from edgedet.models.yolo import Yolo, YoloLoss, assign_cells, cells_beside
 
 CELL = 32
 SIZE = (64, 64)
@@ -79,7 +79,7 @@ def test_the_giou_term_is_the_responsible_boxes() -> None:
     grid.requires_grad_()
     loss = YoloLoss(2)
     assert "giou" not in loss(grid, [truth], CELL, SIZE)
-    loss.refine = 3.0
+    loss.giou = 3.0
     terms = loss(grid, [truth], CELL, SIZE)
     assert terms["giou"].item() == pytest.approx(3 * (1 - 8 / 24), rel=1e-5)
     terms["giou"].backward()
@@ -95,9 +95,20 @@ def test_the_giou_term_is_the_mean_over_the_cells_of_an_object() -> None:
     grid = torch.zeros(1, 8, 2, 2, dtype=torch.float64)
     grid[0, :4, 1, 1] = torch.tensor([0, 0, 1, 1])
     loss = YoloLoss(1)
-    loss.refine = 1.0
+    loss.giou = 1.0
     # a box of no area in the corner of its cell: IoU 0, and the hull is the object itself: GIoU 0
     assert loss(grid, [truth], CELL, SIZE)["giou"].item() == pytest.approx(3 / 4, rel=1e-5)
+
+
+def test_the_giou_term_comes_when_its_share_of_the_training_is_done() -> None:
+    model = Yolo(2, giou=4.0, giou_from=0.5, pretrained=False)
+    weights = []
+    for share in (0.0, 0.49, 0.5, 0.9, 0.0):
+        model.begin_epoch(share)
+        weights.append(model.criterion.giou)
+    assert weights == [0.0, 0.0, 4.0, 4.0, 0.0]
+    assert Yolo(2, giou=4.0, pretrained=False).criterion.giou == 4.0
+    assert Yolo(2, pretrained=False).criterion.giou == 0.0
 
 
 def test_cells_beside_lie_inside_the_object_and_the_smallest_takes_them() -> None:
