@@ -28,7 +28,18 @@ OPERATORS = (*CONVOLUTIONS, *POOLINGS, "Add", "Concat", "Resize", "Expand")
 """What engines run on 8-bit inputs. Activations (Clip, Relu) are not among them: they are fused into the
 convolution before them, so there is no tensor between the two."""
 
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Mish")
+ACTIVATIONS = (
+    "Relu",
+    "Clip",
+    "LeakyRelu",
+    "PRelu",
+    "Elu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Mish",
+)
 
 POINTWISE = (*ACTIVATIONS, "Add", "Mul", "Concat", "Resize", "Expand", "Pad", "Identity", "Cast")
 """Operators that make feature maps of feature maps, beside POOLINGS."""

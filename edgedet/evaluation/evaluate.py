@@ -67,7 +67,8 @@ def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) 
     """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
-    postprocess = make_postprocessor(spec)
+    opened: Mapping[str, Engine] = getattr(engine, "stages", {})
+    postprocess = make_postprocessor(spec, {name: e.infer for name, e in opened.items()})
     batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
 
     def many(images: Sequence[Image]) -> list[Result]:
