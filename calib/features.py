@@ -5,10 +5,10 @@ sample by. They reach over hundreds of pixels and mean fractions of one: 8 bits 
 Many of the operators are the same (Add, Concat, Clip, ReduceMean), so that names do not tell them apart.
 Reachability does:
 
-- forwards: an image-like input (four axes) is a feature map, and so is what a convolution gives. What comes of
-  feature maps alone by operators of POINTWISE and POOLINGS is one too. Anything else ends it: a head's Reshape
-  before decoding, the MatMuls, Gathers or RoiAlign of a region operator. The convolution that reads the
-  regions' features begins anew, and its input is quantised: Q stands behind a region operator.
+- forwards: an image-like input (four axes) is a feature map, and so is what a convolution gives. What comes
+  of feature maps alone by operators of POINTWISE and POOLINGS is one too. Anything else ends it: a head's
+  Reshape before decoding, the MatMuls, Gathers or RoiAlign of a region operator. The convolution that reads
+  the regions' features begins anew, and its input is quantised: Q stands behind a region operator.
 - backwards: it must lead to a convolution or to an output of the graph by the same operators. What leads to
   a region operator alone (the table of MaxPools of RoI max pooling) stays float: before it, 8 bits only add
   an error, since what is sampled is rounded again behind it.

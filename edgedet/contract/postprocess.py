@@ -106,8 +106,8 @@ class InstancePostprocessor(BoxPostprocessor):
 
     The stage takes "boxes" (N, D, 4), the kept ones of each image in network pixels, cut to the frame and
     padded with empty ones, and tensors of the first graph by their names; it gives "masks" (N, D, K, m, m),
-    logits, or (N, D, 1, m, m) where all classes share one. It runs once for each D boxes of the image that has
-    most, and not at all where nothing is kept.
+    logits, or (N, D, 1, m, m) where all classes share one. It runs once for each D boxes of the image that
+    has most, and not at all where nothing is kept.
     """
 
     def __init__(self, spec: ModelSpec, stages: Mapping[str, Infer] | None = None) -> None:
@@ -121,8 +121,8 @@ class InstancePostprocessor(BoxPostprocessor):
         square = len(shape) == 5 and shape[3] == shape[4] and shape[2] in (1, len(spec.classes))
         if self._boxes.shape[2:] != (4,) or not square or shape[1] != rows:
             raise SpecError(
-                f"The stage {self.stage.name!r} takes boxes {self._boxes.shape} and gives masks {shape}, expected"
-                f" (N, D, 4) and (N, D, 1 or {len(spec.classes)}, m, m)."
+                f"The stage {self.stage.name!r} takes boxes {self._boxes.shape} and gives masks {shape},"
+                f" expected (N, D, 4) and (N, D, 1 or {len(spec.classes)}, m, m)."
             )
 
     def __call__(self, outputs: Tensors, transforms: Sequence[FrameTransform]) -> list[Result]:

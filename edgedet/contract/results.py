@@ -124,6 +124,13 @@ _EXACT = 1 << 24
 Result: TypeAlias = Detections | Instances | SegmentationMap
 
 
+def boxes_of(result: Result) -> Detections | None:
+    """The boxes of a result that has some."""
+    if isinstance(result, Instances):
+        return result.detections
+    return result if isinstance(result, Detections) else None
+
+
 def _expect(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type) -> None:
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected {np.dtype(dtype).name} {shape}")
