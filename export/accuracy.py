@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedet.contract.boxes import area
 from edgedet.contract.errors import DataError, ImageError, UsageError
-from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.results import Detections, SegmentationMap, boxes_of
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
 from edgedet.evaluation import ModelUnderTest, engine_under_test, evaluate, evaluate_semantic
@@ -101,6 +101,15 @@ def average_precision(dataset: Dataset, *, progress: bool) -> Measure:
     def measure(engine: Engine) -> float | None:
         found = evaluate(engine_under_test(engine), dataset, coco=False, progress=progress)
         return _percent(found.ap11 if any(c.objects for c in found.classes) else None)
+
+    return measure
+
+
+def mask_precision(dataset: Dataset, *, progress: bool) -> Measure:
+    """COCO's AP over masks at IoU 0.5, in percent; None where the data has no masks."""
+
+    def measure(engine: Engine) -> float | None:
+        return _percent(evaluate(engine_under_test(engine), dataset, coco=False, progress=progress).mask_ap50)
 
     return measure
 
@@ -195,7 +204,21 @@ _MAPS = Accuracy(
     agreement=map_agreement,
 )
 
-ACCURACY: dict[Task, Accuracy] = {"detection": _BOXES, "localisation": _BOXES, "semantic": _MAPS}
+_MASKS = Accuracy(
+    short="mask AP50",
+    full="COCO AP over masks at IoU 0.5",
+    metric="mask_AP50",
+    labelled=mask_precision,
+    results="detections",
+    agreement=agreement,
+)
+
+ACCURACY: dict[Task, Accuracy] = {
+    "detection": _BOXES,
+    "localisation": _BOXES,
+    "semantic": _MAPS,
+    "instance": _MASKS,
+}
 """Task -> how its results are judged."""
 
 
@@ -208,6 +231,8 @@ def _visible(found: Detections) -> Detections:
 def _results(predict: ModelUnderTest, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
     for image in images:
         result = predict(image)
+        if kind is Detections:
+            result = boxes_of(result) or result
         assert isinstance(result, kind), f"got {type(result).__name__}, expected {kind.__name__}"
         yield result
 

@@ -1,8 +1,9 @@
 """From the raw values of a network's heads to what they mean, one definition per kind of head.
 
 A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size. Those
-of DECODERS give dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any
-threshold or NMS; those of MAP_DECODERS give a class per pixel of the network input.
+of DECODERS give dense boxes (N, A, 4) in network-input pixels, or (N, A, K, 4) where each class has a box of
+its own, and scores (N, A, K) in [0, 1], before any threshold or NMS; those of MAP_DECODERS give a class per
+pixel of the network input.
 
 The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is traced and
 stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the reference of
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.anchors import Shapes, count, make_anchors
-from edgedet.contract.boxes import Array, apply_deltas, from_centre, namespace, sigmoid, softmax
+from edgedet.contract.boxes import Array, apply_deltas, clip, from_centre, namespace, sigmoid, softmax
 
 
 def yolo(
@@ -89,8 +90,8 @@ def dense(
     """A graph that has decoded its heads itself: boxes and scores that only have to be brought into form.
 
     Args:
-        heads: {"boxes": (N, A, 4), "scores": (N, A, K) in [0, 1]}; with "objectness" (N, A, 1) or (N, A) in
-            [0, 1], a score is the class's times that (Redmon et al. 2015, equation 1).
+        heads: {"boxes": (N, A, 4), or (N, A, K, 4), "scores": (N, A, K) in [0, 1]}; with "objectness"
+            (N, A, 1) or (N, A) in [0, 1], a score is the class's times that (Redmon et al. 2015, equation 1).
         size: (height, width) of the network input in pixels.
         format: of a box: "xyxy" (corners), "xywh" (upper left corner and size), "cxcywh" (centre and size).
         unit: of its numbers: "pixels" of the network input, or "fraction" of its sides.
@@ -171,6 +172,44 @@ def anchors(
     return boxes, softmax(logits, -1)[..., 1:]
 
 
+def regions(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> tuple[Array, Array]:
+    """The second stage of a two-stage detector: a box of its own for each class of a region.
+
+    Scores are the softmax over K + 1 classes without the first, the background, and 0 where there was no
+    proposal (Girshick 2015, 2.1; lecture, "Fast R-CNN" and "Faster R-CNN").
+
+    Args:
+        heads: {"proposals": (N, P, 4) xyxy in network pixels, "class_logits": (N, P, K + 1), "deltas":
+            (N, P, 4 K), four for each class, "objectness": (N, P), 0 where a row is no proposal}.
+        size: (height, width) of the network input in pixels.
+        variances: what dx, dy, dw, dh are multiplied by.
+
+    Returns:
+        boxes (N, P, K, 4) xyxy in network pixels, cut to the image; scores (N, P, K).
+
+    Raises:
+        ValueError: variances that are no four positive numbers, or heads whose shapes do not fit each other.
+    """
+    if not _positive(variances, 4):
+        raise ValueError(f"variances {variances!r:.80}, expected four positive numbers")
+    proposals, logits, deltas = heads["proposals"], heads["class_logits"], heads["deltas"]
+    n, count, classes = logits.shape[0], logits.shape[1], logits.shape[-1] - 1
+    if tuple(proposals.shape[1:]) != (count, 4) or tuple(deltas.shape[1:]) != (count, 4 * classes):
+        raise ValueError(
+            f"proposals {tuple(proposals.shape)}, class logits {tuple(logits.shape)} and deltas"
+            f" {tuple(deltas.shape)}, expected (N, P, 4), (N, P, K + 1) and (N, P, 4 K)"
+        )
+    there = heads["objectness"].reshape(n, count, 1) > 0
+    own = deltas.reshape(n, count, classes, 4)
+    boxes = clip(apply_deltas(own, proposals[:, :, None], variances), size[1], size[0])
+    return boxes, softmax(logits, -1)[..., 1:] * there
+
+
 def _positive(values: Sequence[float], n: int) -> bool:
     return len(values) == n and all(type(v) in (int, float) and v > 0 for v in values)
 
@@ -201,7 +240,7 @@ def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
 Decoder = Callable[..., tuple[Array, Array]]
 MapDecoder = Callable[..., Array]
 
-DECODERS: dict[str, Decoder] = {"yolo": yolo, "anchors": anchors, "dense": dense}
+DECODERS: dict[str, Decoder] = {"yolo": yolo, "anchors": anchors, "regions": regions, "dense": dense}
 """What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
 
 MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}

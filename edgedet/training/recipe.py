@@ -60,6 +60,8 @@ RECIPES: dict[str, Recipe] = {
     "yolo": Recipe(epochs=18, model={"giou": 4.0}),
     # the pyramid's stride 8 finds the small fifth of VOC's objects, which the plain levels miss
     "ssd": Recipe(epochs=30, mild_epochs=4, model={"neck": "fpn"}),
+    # a step costs twice YOLO's; its regions are found early, 16 epochs settle their classes
+    "faster-rcnn": Recipe(epochs=16, mild_epochs=3, model={"neck": "fpn"}),
     # street scenes: windows of half the image's pixels, at 0.7 to 1.5 of the scale the network will see;
     # Dice gives poles and signs a say beside road and sky
     "fcn": SEGMENTATION,
