@@ -7,6 +7,7 @@ positions. Anchors are ordered level by level, row by row, position by position,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -95,11 +96,19 @@ def make_anchors(
     """The anchors of an input of `size` (height, width): (A, 4) xyxy in its pixels, not cut to it.
 
     The centre of column j of n is (j + 0.5) / n of the width, rows alike (Liu et al. 2016, 2.2): the middle
-    of a stride's cell where the stride divides the side.
+    of a stride's cell where the stride divides the side. Made once for all who ask for the same: not to be
+    written to.
 
     Args:
         size: (height, width) of the network input. strides: of each level. levels: the shapes of each.
     """
+    return _made((size[0], size[1]), tuple(strides), tuple(tuple(map(tuple, kinds)) for kinds in levels))
+
+
+@functools.lru_cache(maxsize=8)
+def _made(
+    size: tuple[int, int], strides: tuple[int, ...], levels: tuple[tuple[tuple[float, ...], ...], ...]
+) -> npt.NDArray[np.float32]:
     height, width = size
     made = []
     for stride, kinds in zip(strides, levels, strict=True):

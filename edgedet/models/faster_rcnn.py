@@ -18,7 +18,6 @@ Where this departs from the papers, and why:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -134,8 +133,7 @@ class FasterRcnn(Model):
 
     def anchors(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """(A, 4) xyxy in pixels of an input of `size` (height, width), on the device of `like`."""
-        key = tuple(tuple(map(tuple, level)) for level in self.shapes)
-        return torch.from_numpy(_anchors(size, self.strides, key)).to(like.device)
+        return torch.from_numpy(making.make_anchors(size, self.strides, self.shapes)).to(like.device)
 
     def training_loss(self, images: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Both stages at once: the second sees proposals sampled with the truth at hand.
@@ -178,9 +176,6 @@ class FasterRcnn(Model):
     def decode_spec(self) -> Decode:
         """`edgedet.contract.decode.regions`."""
         return Decode("regions", {"variances": list(VARIANCES)})
-
-
-_anchors = functools.lru_cache(maxsize=8)(making.make_anchors)
 
 
 class _Single(nn.Module):

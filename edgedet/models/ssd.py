@@ -20,7 +20,6 @@ Where this departs from the paper, and why:
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -165,7 +164,7 @@ class Ssd(Model):
 
     def anchors(self, size: tuple[int, int]) -> Any:
         """The default boxes of an input of `size` (height, width): (A, 4) xyxy in its pixels, numpy."""
-        return _anchors(size, self.strides, tuple(tuple(map(tuple, level)) for level in self.shapes)).copy()
+        return make_anchors(size, self.strides, self.shapes)
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels, scores (N, A, K): `edgedet.contract.decode.anchors`."""
@@ -188,9 +187,6 @@ class Ssd(Model):
             "variances": list(VARIANCES),
         }
         return Decode("anchors", parameters)
-
-
-_anchors = functools.lru_cache(maxsize=8)(make_anchors)
 
 
 def _halve(inputs: int, width: int) -> nn.Sequential:
