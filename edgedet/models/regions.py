@@ -244,8 +244,8 @@ def _suppression(boxes: Tensor, present: Tensor, iou: float) -> Tensor:
     size = area(boxes)
     union = size[:, :, None] + size[:, None, :] - overlap
     # without a division: two empty boxes overlap by nothing
-    over: Tensor = (overlap > iou * union) & present[:, None, :]
-    return over.to(boxes.dtype).tril(-1)
+    over: Tensor = ((overlap > iou * union) & present[:, None, :]).to(boxes.dtype)
+    return over.tril(-1)
 
 
 def _round(over: Tensor, present: Tensor, keep: Tensor) -> Tensor:
