@@ -3,7 +3,8 @@
 Its rules, as pycocotools has them: detections of a class in order of score, at most 100 of an image; each
 takes the free object that it overlaps most, if by the threshold or more, those that count before ignored
 ones; what matches an ignored object counts neither way, and any number of detections may; the overlap with a
-crowd is the share of the detection that lies inside. Precision is made non-increasing and read at 101 recalls.
+crowd is the share of the detection that lies inside. Precision is made non-increasing and read at 101
+recalls.
 
 Masks are looked at one image at a time, each in its own box: memory holds numbers, not pixels.
 """

@@ -107,9 +107,9 @@ class JsonLines(Sink):
     {"source", "file" (the one it was read from, if any), "frame" (index), "time" (seconds: of a file the
     medium's, of a live source since the first line; absent where there is none, as for images), "utc" (live
     sources: when the frame came), "width", "height" (pixels), and by the kind of result: detections
-    "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first,
-    of instances with "mask": {"size": [height, width], "counts": COCO's uncompressed run lengths}; a class map
-    "areas": [{"class", "pixels", "share" of the frame}], largest first}. What a source or sink has to say comes as
+    "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first, of instances with
+    "mask": {"size": [height, width], "counts": COCO's uncompressed run lengths}; a class map "areas":
+    [{"class", "pixels", "share" of the frame}], largest first}. What a source or sink has to say comes as
     {"source", "utc", "notice", "kind"}.
 
     Nothing is lost that stood there before: see `outputs`. Lines are whole one by one. When one cannot be
