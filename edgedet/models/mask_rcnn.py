@@ -96,7 +96,8 @@ class MaskRcnn(FasterRcnn):
         Raises:
             DataError: the data has no instance masks.
         """
-        if any(t.masks is None for t in targets):
+        masks = [t.masks for t in targets if t.masks is not None]
+        if len(masks) < len(targets):
             raise DataError(
                 "Mask R-CNN learns from instance masks, and the data set has none.",
                 hint="Give data with a mask for each object: coco:PATH, for example.",
@@ -110,8 +111,8 @@ class MaskRcnn(FasterRcnn):
         with torch.autocast(logits.device.type, enabled=False):
             labels, objects = regions.labels.gather(1, chosen), regions.objects.gather(1, chosen)
             wanted = [
-                mask_targets(t.masks.to(boxes.device), b, o, logits.shape[-1])
-                for t, b, o in zip(targets, boxes, objects, strict=True)
+                mask_targets(m.to(boxes.device), b, o, logits.shape[-1])
+                for m, b, o in zip(masks, boxes, objects, strict=True)
             ]
             return {"mask": mask_loss(logits.float(), labels, torch.stack(wanted))}
 

@@ -245,7 +245,8 @@ def _suppression(boxes: Tensor, present: Tensor, iou: float) -> Tensor:
     union = size[:, :, None] + size[:, None, :] - overlap
     # without a division: two empty boxes overlap by nothing
     over = (overlap > iou * union) & present[:, None, :]
-    return over.to(boxes.dtype).tril(-1)
+    found: Tensor = over.to(boxes.dtype).tril(-1)
+    return found
 
 
 def _round(over: Tensor, present: Tensor, keep: Tensor) -> Tensor:
