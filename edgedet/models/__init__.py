@@ -45,6 +45,7 @@ MODELS: dict[str, Entry] = {
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
     "faster-rcnn": Entry("faster-rcnn", "edgedet.models.faster_rcnn:FasterRcnn", "detection", (320, 320)),
+    "mask-rcnn": Entry("mask-rcnn", "edgedet.models.mask_rcnn:MaskRcnn", "instance", (320, 320)),
     "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
 }
 
@@ -98,6 +99,7 @@ def make_spec(
         outputs=model.outputs((height, width)),
         decode=model.decode_spec(),
         classes=classes,
+        stages=model.stages((height, width)),
     )
     return spec.with_(**changes) if changes else spec
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgedet.contract.spec import Decode, Output
+from edgedet.contract.spec import Decode, Output, Stage
 from edgedet.contract.targets import Targets
 
 
@@ -61,3 +61,14 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode_spec(self) -> Decode:
         """What `decode` does, for the spec: a kind of `contract.decode.DECODERS` and its parameters."""
+
+    def stages(self, size: tuple[int, int]) -> tuple[Stage, ...]:
+        """The graphs that run after NMS, for the spec; their inputs of the first graph by its names.
+
+        Most models have none. `size`: (height, width) of the input.
+        """
+        return ()
+
+    def run_stage(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The stage of this name: its inputs -> its outputs, by the names that `stages` gives."""
+        raise KeyError(name)

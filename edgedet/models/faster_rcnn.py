@@ -34,6 +34,7 @@ from edgedet.models.necks import Fpn
 from edgedet.models.region_heads import (
     VARIANCES,
     BoxHead,
+    Regions,
     RpnHead,
     label_regions,
     rpn_training_loss,
@@ -98,7 +99,9 @@ class FasterRcnn(Model):
         channels = self.backbone.channels
         self.neck = Fpn(channels, width, extra=1) if fpn else _Single(channels[0], width)
         self.strides = (*PYRAMID, 64) if fpn else (16,)
-        """Of the RPN's levels. Regions are looked at on all but the pyramid's extra one."""
+        """Of the RPN's levels."""
+        self.seen = min(len(PYRAMID), len(self.strides))
+        """How many of them regions are looked at on: all but the pyramid's extra one."""
         self.shapes = (
             [making.shapes([s]) for s in (32.0, 64.0, 128.0, 256.0)]
             if fpn
@@ -111,8 +114,11 @@ class FasterRcnn(Model):
         """(N, 3, H, W) normalised, sides multiples of 32 -> proposals (N, P, 4) in pixels, objectness (N, P),
         class_logits (N, P, K + 1), deltas (N, P, 4 K). Rows without a proposal have objectness 0.
         """
-        size = (images.shape[2], images.shape[3])
         levels = self.neck(self.backbone(images))
+        return self.heads(levels, (images.shape[2], images.shape[3]))
+
+    def heads(self, levels: list[Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Both stages on the levels of the neck, for an input of `size` (height, width): see `forward`."""
         boxes, objectness = self.propose(self.rpn(levels), size, operators=self.operators)
         logits, deltas = self.box_head(self.pool(levels, boxes, operators=self.operators))
         return {"proposals": boxes, "objectness": objectness, "class_logits": logits, "deltas": deltas}
@@ -127,8 +133,8 @@ class FasterRcnn(Model):
 
     def pool(self, levels: list[Tensor], boxes: Tensor, *, operators: bool) -> Tensor:
         """Features (N, P, C, 7, 7) of boxes (N, P, 4)."""
-        seen = levels[: len(PYRAMID)]
-        strides = self.strides[: len(seen)]
+        seen = levels[: self.seen]
+        strides = self.strides[: self.seen]
         return pyramid_align(seen, strides, boxes, canonical=CANONICAL, operators=operators)
 
     def anchors(self, size: tuple[int, int], like: Tensor) -> Tensor:
@@ -151,7 +157,14 @@ class FasterRcnn(Model):
         with torch.autocast(images.device.type, enabled=False):
             all_logits, all_deltas = torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float()
             first = rpn_training_loss(all_logits, all_deltas, self.anchors(size, all_logits), targets)
-            return first | regions.loss(*(x.float() for x in found))
+            losses = first | regions.loss(*(x.float() for x in found))
+        return losses | self.more_losses(levels, regions, targets)
+
+    def more_losses(
+        self, levels: Sequence[Tensor], regions: Regions, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """Of further heads on the sampled regions; there are none here."""
+        return {}
 
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """{"class", "box"}: the second stage's on all of its proposals. Of the RPN's there are no heads."""

@@ -37,7 +37,7 @@ class RpnHead(nn.Module):
         logits, deltas = [], []
         for level in levels:
             seen = self.conv(level)
-            n = len(level)
+            n = level.shape[0]  # free in an exported graph; `len` would fix it
             logits.append(self.objectness(seen).permute(0, 2, 3, 1).reshape(n, -1))
             deltas.append(self.deltas(seen).permute(0, 2, 3, 1).reshape(n, -1, 4))
         return logits, deltas
@@ -121,6 +121,8 @@ class Regions:
     boxes: Tensor
     labels: Tensor
     truth: Tensor
+    objects: Tensor
+    """(N, R) int64: which of the image's objects a region shows, -1 for none."""
 
     def loss(self, class_logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         """{"class", "box"} of the head's (N, R, K + 1) and (N, R, 4 K): `detection_loss.region_loss`."""
@@ -142,6 +144,7 @@ def label_regions(boxes: Tensor, targets: Sequence[Targets], *, overlap: float =
     """
     truth = torch.zeros_like(boxes)
     labels = torch.full(boxes.shape[:2], -1, dtype=torch.int64, device=boxes.device)
+    which = torch.full_like(labels, -1)
     for i, target in enumerate(targets):
         objects = target.boxes.to(boxes)
         found = match(boxes[i], objects, target.ignore, high=overlap, low=overlap, best_for_each=False)
@@ -150,7 +153,8 @@ def label_regions(boxes: Tensor, targets: Sequence[Targets], *, overlap: float =
         labels[i, found == BACKGROUND] = 0
         labels[i, positive] = target.labels.to(found.device)[found[positive]] + 1
         truth[i, positive] = objects[found[positive]]
-    return Regions(boxes, labels, truth)
+        which[i, positive] = found[positive]
+    return Regions(boxes, labels, truth, which)
 
 
 @torch.no_grad()
@@ -186,4 +190,5 @@ def sample_regions(
         all_.boxes.gather(1, rows) * used[..., None],
         all_.labels.gather(1, index).where(used, -1),
         all_.truth.gather(1, rows),
+        all_.objects.gather(1, index).where(used, -1),
     )

@@ -62,6 +62,8 @@ RECIPES: dict[str, Recipe] = {
     "ssd": Recipe(epochs=30, mild_epochs=4, model={"neck": "fpn"}),
     # a step costs twice YOLO's; its regions are found early, 16 epochs settle their classes
     "faster-rcnn": Recipe(epochs=16, mild_epochs=3, model={"neck": "fpn"}),
+    # from faster-rcnn's weights (--weights), on Penn-Fudan's 120 images: the mask head is fresh
+    "mask-rcnn": Recipe(epochs=60, batch=8, mild_epochs=6, ema=0.99, model={"neck": "fpn"}),
     # street scenes: windows of half the image's pixels, at 0.7 to 1.5 of the scale the network will see;
     # Dice gives poles and signs a say beside road and sky
     "fcn": SEGMENTATION,

@@ -36,6 +36,11 @@ def _ap11(metrics: Metrics | SegmentationMetrics) -> float | None:
     return metrics.ap11 if any(c.objects for c in metrics.classes) else None
 
 
+def _mask_ap50(metrics: Metrics | SegmentationMetrics) -> float | None:
+    assert isinstance(metrics, Metrics)
+    return metrics.mask_ap50
+
+
 def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float | None:
     assert isinstance(metrics, SegmentationMetrics)
     return metrics.mean_iou if metrics.pixels else None
@@ -53,5 +58,12 @@ def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], 
 _BOXES = Training("AP", "AP50_11point", _boxes, evaluate, _ap11)
 _MAPS = Training("mIoU", "mIoU", _windows, evaluate_semantic, _mean_iou, semantic=True)
 
-TRAINING: dict[Task, Training] = {"detection": _BOXES, "localisation": _BOXES, "semantic": _MAPS}
+_MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50)
+
+TRAINING: dict[Task, Training] = {
+    "detection": _BOXES,
+    "localisation": _BOXES,
+    "semantic": _MAPS,
+    "instance": _MASKS,
+}
 """Task -> how it is trained."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.postprocess import make_postprocessor
+from edgedet.contract.postprocess import Tensors, make_postprocessor
 from edgedet.contract.preprocess import place
-from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.results import Detections, SegmentationMap, boxes_of
 from edgedet.contract.spec import ModelSpec
 from edgedet.contract.targets import Targets
 from edgedet.models import MODELS, build, entry, make_spec
@@ -35,10 +36,12 @@ def targets() -> list[Targets]:
     boxes = torch.tensor([[10.0, 20.0, 60.0, 90.0], [40.0, 30.0, 120.0, 110.0]])
     halves = torch.full(SIZE, 255, dtype=torch.uint8)
     halves[8:-8, 8:64], halves[8:-8, 64:-8] = 0, 2
-    nothing = torch.zeros(0, dtype=torch.int64)
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
+    masks[0, 20:90, 10:60] = masks[1, 30:110, 40:120] = True
+    nothing, one = torch.zeros(0, dtype=torch.int64), torch.ones(SIZE, dtype=torch.uint8)
     return [
-        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves),
-        Targets(torch.zeros(0, 4), nothing, nothing.bool(), torch.ones(SIZE, dtype=torch.uint8)),
+        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves, masks),
+        Targets(torch.zeros(0, 4), nothing, nothing.bool(), one, masks[:0]),
     ]
 
 
@@ -52,9 +55,9 @@ def test_shapes_follow_the_spec(name: str, size: tuple[int, int]) -> None:
     model = fresh(name).eval()
     spec = make_spec(name, model, CLASSES, size=size)
     heads = model(images(size))
-    assert [*heads] == [o.role for o in spec.outputs]
+    assert [*heads] == [o.name for o in spec.outputs]
     for out in spec.outputs:
-        assert tuple(heads[out.role].shape) == (2, *out.shape[1:])
+        assert tuple(heads[out.name].shape) == (2, *out.shape[1:])
     results = model.decode(heads, size)
     if spec.task == "semantic":
         assert results["class_map"].shape == (2, *size)
@@ -154,9 +157,16 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
         decoded = model.decode(heads, SIZE)
     if spec.task == "semantic":  # its artifacts end in the class map: see tests/conformance
         return
-    outputs = {o.name: heads[o.role].numpy() for o in spec.outputs}
+    outputs = {o.name: heads[o.name].numpy() for o in spec.outputs}
     transform = place(320, 240, spec.input)
-    results = make_postprocessor(spec)(outputs, [transform] * 2)
+
+    def stage(name: str, tensors: Tensors) -> Tensors:
+        with torch.no_grad():
+            made = model.run_stage(name, {k: torch.from_numpy(v) for k, v in tensors.items()})
+        return {k: v.numpy() for k, v in made.items()}
+
+    stages = {s.name: functools.partial(stage, s.name) for s in spec.stages}
+    results = make_postprocessor(spec, stages)(outputs, [transform] * 2)
     if spec.task == "semantic":
         for result, expected in zip(results, decoded["class_map"].numpy(), strict=True):
             assert isinstance(result, SegmentationMap)
@@ -164,7 +174,7 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
             assert (result.classes != transform.map_to_frame(expected)).mean() < 1e-3
         return
     scores = decoded["scores"]
-    for i, result in enumerate(results):
+    for i, result in enumerate(map(boxes_of, results)):
         assert isinstance(result, Detections)
         best = scores[i].max().item()
         if len(result):
