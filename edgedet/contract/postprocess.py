@@ -121,7 +121,7 @@ class InstancePostprocessor(BoxPostprocessor):
         square = len(shape) == 5 and shape[3] == shape[4] and shape[2] in (1, len(spec.classes))
         if self._boxes.shape[2:] != (4,) or not square or shape[1] != rows:
             raise SpecError(
-                f"The stage {self.stage.name!r} takes boxes {self._boxes.shape} and gives masks {shape},"
+                f"The stage {self.stage.name!a:.60} takes boxes {self._boxes.shape} and gives masks {shape},"
                 f" expected (N, D, 4) and (N, D, 1 or {len(spec.classes)}, m, m)."
             )
 
@@ -164,7 +164,7 @@ class InstancePostprocessor(BoxPostprocessor):
             given = outputs.get(tensor.name)
             if tensor.role != "boxes" and (given is None or given.shape[1:] != tensor.shape[1:]):
                 raise SpecError(
-                    f"the stage {self.stage.name!r} takes {tensor.name!r} {tensor.shape}, the graph gives"
+                    f"the stage {self.stage.name!a:.60} takes {tensor.name!a:.60} {tensor.shape}, the graph gives"
                     f" {None if given is None else given.shape}"
                 )
 
@@ -174,7 +174,9 @@ def _only(stage: Stage, side: str, role: str) -> Tensor:
     tensors = stage.inputs if side == "input" else stage.outputs
     found = [t for t in tensors if t.role == role]
     if len(found) != 1:
-        raise SpecError(f"The stage {stage.name!r} has {len(found)} {side}s of role {role!r}, expected 1.")
+        raise SpecError(
+            f"The stage {stage.name!a:.60} has {len(found)} {side}s of role {role!r}, expected 1."
+        )
     return found[0]
 
 
@@ -247,15 +249,12 @@ def make_postprocessor(spec: ModelSpec, stages: Mapping[str, Infer] | None = Non
 
     Raises:
         SpecError: the decoder does not take these outputs or parameters, or gives something else than the
-            task needs; the task has no postprocessor; a stage has no engine. UnknownName: no such decoder.
+            task needs; a stage has no engine. UnknownName: no such decoder.
     """
-    kind = POSTPROCESSORS.get(spec.task)
-    if kind is None:
-        raise SpecError(f"{spec.model!r}: this edgedet makes no results of the task {spec.task!r}.")
     lacking = [s.name for s in spec.stages if s.name not in (stages or {})]
     if lacking:
-        raise SpecError(f"{spec.model!r} needs an engine for its stage {lacking[0]!r}.")
-    made = kind(spec, stages)
+        raise SpecError(f"{spec.model!a:.60} needs an engine for its stage {lacking[0]!a:.60}.")
+    made = POSTPROCESSORS[spec.task](spec, stages)
     try:
         with np.errstate(all="ignore"):
             made.check({o.name: _zeros(o) for o in spec.outputs})
