@@ -50,6 +50,7 @@ def checkpoint(folder: Path, variant: str) -> Path:
     for module in model.modules():  # last layers, which start near zero
         if isinstance(module, torch.nn.Conv2d) and module.bias is not None and module.weight.std() < 0.02:
             torch.nn.init.normal_(module.weight, std=0.3)
+            torch.nn.init.zeros_(module.bias)
     path = folder / "model.safetensors"
     save_model(path, model.state_dict(), make_spec(name, model, CLASSES, size=SIZE), options)
     return path
