@@ -164,8 +164,8 @@ class InstancePostprocessor(BoxPostprocessor):
             given = outputs.get(tensor.name)
             if tensor.role != "boxes" and (given is None or given.shape[1:] != tensor.shape[1:]):
                 raise SpecError(
-                    f"the stage {self.stage.name!a:.60} takes {tensor.name!a:.60} {tensor.shape}, the graph gives"
-                    f" {None if given is None else given.shape}"
+                    f"the stage {self.stage.name!a:.60} takes {tensor.name!a:.60} {tensor.shape},"
+                    f" the graph gives {None if given is None else given.shape}"
                 )
 
 
