@@ -15,7 +15,7 @@ from edgedet.data.sample import Problem, Problems, Sample, Truth
 
 __all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
 
-KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "folder")
+KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "instances", "folder")
 """What may stand before the colon."""
 
 
@@ -26,6 +26,7 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
         spec: `voc:PATH` (VOCdevkit, VOC2007, or a folder laid out like it), `coco:FILE.json` or
             `coco:FOLDER`, `yolo:FOLDER` or `yolo:DATA.yaml`; with a class per pixel: `voc-seg:PATH`
             (VOC's SegmentationClass), `masks:FOLDER` (CamVid, ISBI, Penn-Fudan, or images/ and masks/);
+            with a mask per object: `instances:PATH` (VOC's SegmentationObject, Penn-Fudan);
             `folder:PATH` (images without truth).
         split: the part of the data set; ignored where the format knows none.
         classes: class names, where they are not to be taken from the data set.
@@ -80,6 +81,10 @@ def _open(kind: str, path: Path, split: str, classes: Sequence[str] | None) -> D
         from edgedet.data.masks import open_masks
 
         return open_masks(path, split, classes=classes)
+    if kind == "instances":
+        from edgedet.data.instances import open_instances
+
+        return open_instances(path, split, classes=classes)
     if kind == "folder":
         from edgedet.data.folder import open_folder
 
