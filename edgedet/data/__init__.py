@@ -13,7 +13,7 @@ from edgedet.contract.errors import DataError, UnknownName, UsageError
 from edgedet.data.dataset import Dataset
 from edgedet.data.sample import Problem, Problems, Sample, Truth
 
-__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
+__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset", "open_datasets"]
 
 KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "instances", "folder")
 """What may stand before the colon."""
@@ -51,6 +51,36 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
     dataset.expect_objects()
     loud = dataset.mostly_lost()
     return replace(dataset, notes=(*loud, *dataset.notes)) if loud else dataset
+
+
+def open_datasets(specs: Sequence[str], split: str = "train") -> Dataset:
+    """Several data sets of the same classes as one, in their order; one alone as `open_dataset` opens it.
+
+    Raises:
+        DataError: a set has a class that the first has not, or another kind of truth. Else as `open_dataset`.
+    """
+    first = open_dataset(specs[0], split)
+    found = [first]
+    for spec in specs[1:]:
+        other = open_dataset(spec, split)
+        unknown = [name for name in other.classes if name not in first.classes]
+        if unknown or other.semantic != first.semantic:
+            what = f"the class {unknown[0]!r}" if unknown else "another kind of truth"
+            raise DataError(
+                f"{other.name} has {what}, which {first.name} has not.",
+                hint="Sets that are trained on together have the same classes.",
+            )
+        same = other.classes == first.classes
+        found.append(other if same else open_dataset(spec, split, classes=first.classes))
+    if len(found) == 1:
+        return first
+    problems = Problems()
+    for problem in (p for data in found for p in data.problems.items):
+        problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
+    truths = [truth for data in found for truth in data.truths]
+    notes = tuple(dict.fromkeys(note for data in found for note in data.notes))
+    name = " + ".join(data.name for data in found)
+    return Dataset(name, first.classes, truths, problems, notes=notes)
 
 
 def _home(path: str) -> Path:

@@ -35,7 +35,8 @@ class NumberedMasks:
 
     def read(self) -> npt.NDArray[np.bool_]:
         """(n, H, W) bool, in the order of the boxes. MaskError: the file cannot be read."""
-        return numbers_in(self.path)[None] == np.asarray(self.numbers, np.int64).reshape(-1, 1, 1)
+        numbers = np.asarray(self.numbers, np.int64).reshape(-1, 1, 1)
+        return np.equal(numbers_in(self.path)[None], numbers).astype(np.bool_)
 
 
 def numbers_in(path: Path) -> npt.NDArray[np.generic]:
