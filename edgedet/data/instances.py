@@ -36,7 +36,8 @@ class NumberedMasks:
     def read(self) -> npt.NDArray[np.bool_]:
         """(n, H, W) bool, in the order of the boxes. MaskError: the file cannot be read."""
         numbers = np.asarray(self.numbers, np.int64).reshape(-1, 1, 1)
-        return np.equal(numbers_in(self.path)[None], numbers).astype(np.bool_)
+        masks: npt.NDArray[np.bool_] = np.equal(numbers_in(self.path)[None], numbers)
+        return masks
 
 
 def numbers_in(path: Path) -> npt.NDArray[np.generic]:
