@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[str, typer.Option(help="Which of the lecture's models, for example yolo.")],
     data: Annotated[
-        str, typer.Option(help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH.")
+        list[str],
+        typer.Option(
+            help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH. Repeatable: sets of the "
+            "same classes are trained on together, the first is validated on."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")
@@ -98,7 +102,7 @@ def train(
     import torch
 
     from edgedet.contract.spec import Provenance
-    from edgedet.data import open_dataset
+    from edgedet.data import open_dataset, open_datasets
     from edgedet.models import build, make_spec
     from edgedet.training.checkpoint import start_from
     from edgedet.training.loop import Trainer, deterministic
@@ -127,9 +131,9 @@ def train(
     try:
         with stop.handled(), join(device) as processes, deterministic(seed):
             keep_freed_memory()
-            train_data = first(open_dataset(data, split), limit)
+            train_data = first(open_datasets(data, split), limit)
             val_data = (
-                None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
+                None if val_split == "none" else open_dataset(data[0], val_split, classes=train_data.classes)
             )
             network = build(model, len(train_data.classes), **options)
             fresh = start_from(network, weights) if weights else []
@@ -158,7 +162,7 @@ def train(
             }
             run(trainer, repeatable, resume=resume, weights=weights, quiet=json_output)
             if processes.main:
-                finish(trainer, data, json_output)
+                finish(trainer, data[0], json_output)
     except Stopped as e:
         done = 0 if trainer is None else trainer.progress.step
         kept = f"after step {done}, the state is in {folder.state}" if done else "before the first step"

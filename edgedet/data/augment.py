@@ -45,7 +45,7 @@ def detection_transform(
             v2.RandomHorizontalFlip(),
         ]
     # antialiasing as cv2's INTER_AREA does when a frame shrinks; VOC at 320 px is never shrunk much
-    steps.append(v2.Resize(size, antialias=True))
+    steps.append(Stretch(size))
     if train:
         steps.append(DropThin(2.0))
     return v2.Compose(steps)
@@ -134,7 +134,7 @@ class DropThin(v2.Transform):  # type: ignore[misc]
         return sample | {key: _rows(sample[key], keep) for key in PER_OBJECT if key in sample}
 
 
-PER_OBJECT = ("boxes", "labels", "ignore")
+PER_OBJECT = ("boxes", "labels", "ignore", "masks")
 """What of a sample has a row for each object."""
 
 
@@ -193,6 +193,13 @@ class Stretch(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
         """One image, mask or set of boxes."""
         if isinstance(inpt, tv_tensors.Mask):
             plane = inpt.as_subclass(Tensor)[None]
+            if not plane.numel():  # no object
+                return tv_tensors.wrap(plane.new_zeros((0, *self.size)), like=inpt)
+            if plane.ndim == 4:  # (1, n, H, W): a mask for each object
+                moved = v2.functional.resize_image(
+                    plane[0], self.size, interpolation=v2.InterpolationMode.NEAREST_EXACT
+                )
+                return tv_tensors.wrap(moved, like=inpt)
             moved = v2.functional.resize_image(
                 plane, self.size, interpolation=v2.InterpolationMode.NEAREST_EXACT
             )
@@ -240,7 +247,7 @@ def _start(length: int, window: int) -> int:
 
 
 def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
-    """-> image (3, H, W) uint8 RGB and its targets (class map too, if it has one) in pixels of that image."""
+    """-> image (3, H, W) uint8 RGB and its targets (maps and masks too) in pixels of that image."""
     height, width = sample.image.shape[:2]
     boxes = tv_tensors.BoundingBoxes(
         torch.from_numpy(np.ascontiguousarray(sample.boxes)), format="XYXY", canvas_size=(height, width)
@@ -253,10 +260,13 @@ def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
     }
     if sample.class_map is not None:
         data["class_map"] = tv_tensors.Mask(torch.from_numpy(sample.class_map))
+    if sample.masks is not None:
+        data["masks"] = tv_tensors.Mask(torch.from_numpy(sample.masks.astype(np.uint8)))
     out = transform(data)
     return out["image"].as_subclass(Tensor), Targets(
         out["boxes"].as_subclass(Tensor).float(),
         out["labels"],
         out["ignore"],
         out["class_map"].as_subclass(Tensor) if sample.class_map is not None else None,
+        out["masks"].as_subclass(Tensor).bool() if sample.masks is not None else None,
     )

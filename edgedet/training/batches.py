@@ -55,6 +55,7 @@ class Samples(Dataset[Any]):
 
     Args:
         mild: takes the place of `transform` from the epoch `mild_from` on, counted from 0.
+        masks: instance masks too.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Samples(Dataset[Any]):
         *,
         mild: v2.Compose | None = None,
         mild_from: int = 0,
+        masks: bool = False,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.mild, self.mild_from = mild, mild_from
+        self.masks = masks
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Item] | EdgedetError:
         """The samples of one batch, or the error: raised in a loader process, it would become a traceback."""
@@ -94,7 +97,7 @@ class Samples(Dataset[Any]):
         first = ""
         for step in range(len(self.source)):
             try:
-                return self.source.load((index + step) % len(self.source))
+                return self.source.load((index + step) % len(self.source), masks=self.masks)
             except (ImageError, MaskError) as e:
                 first = first or e.message
         raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {first}")
@@ -197,7 +200,8 @@ def pack(items: list[Item] | EdgedetError) -> Packed:
 def converted(targets: Targets, convert: Callable[[Any], Any]) -> Targets:
     """The targets with each array converted."""
     boxes, labels, ignore = (convert(a) for a in (targets.boxes, targets.labels, targets.ignore))
-    return Targets(boxes, labels, ignore, None if targets.class_map is None else convert(targets.class_map))
+    planes = (None if a is None else convert(a) for a in (targets.class_map, targets.masks))
+    return Targets(boxes, labels, ignore, *planes)
 
 
 def _start(worker: int) -> None:

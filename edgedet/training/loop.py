@@ -140,7 +140,12 @@ class Trainer:
                 hint="Use a larger --batch, or fewer processes.",
             )
         samples = Samples(
-            self.train, seen, self.seed, mild=mild, mild_from=self.recipe.epochs - self.recipe.mild_epochs
+            self.train,
+            seen,
+            self.seed,
+            mild=mild,
+            mild_from=self.recipe.epochs - self.recipe.mild_epochs,
+            masks=self.task.instances,
         )
         self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)

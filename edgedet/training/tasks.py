@@ -20,7 +20,8 @@ class Training:
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
     transform: (input size, recipe, fill, mild) -> the augmentation, `mild` in the last epochs;
     evaluate: (predict, dataset, limit=, progress=) -> metrics; value: metrics -> the score, in [0, 1],
-    None if there was nothing to measure; semantic: trained on class maps, not on boxes.
+    None if there was nothing to measure; semantic: trained on class maps, not on boxes; instances: with a
+    mask for each box.
     """
 
     score: str
@@ -29,6 +30,7 @@ class Training:
     evaluate: Callable[..., Metrics | SegmentationMetrics]
     value: Callable[[Metrics | SegmentationMetrics], float | None]
     semantic: bool = False
+    instances: bool = False
 
 
 def _ap11(metrics: Metrics | SegmentationMetrics) -> float | None:
