@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
-from edgedet.contract.postprocess import Infer
 from edgedet.contract.spec import ModelSpec, Stage, Tensor
 from edgedet.runtime.engines.onnx_metadata import read_metadata, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
@@ -204,7 +203,7 @@ def stage_spec(spec: ModelSpec, stage: Stage) -> ModelSpec:
     return cast(ModelSpec, described)  # no image goes in, nothing of it is decoded: only its tensors are read
 
 
-def stages_of(engine: Any) -> dict[str, Infer]:
+def stages_of(engine: Any) -> dict[str, Callable[[Mapping[str, Array]], Mapping[str, Array]]]:
     """`infer` of each stage of an engine, for `make_postprocessor`."""
     stages: Mapping[str, Engine] = getattr(engine, "stages", {})
     return {name: opened.infer for name, opened in stages.items()}
