@@ -37,7 +37,7 @@ class RpnHead(nn.Module):
         logits, deltas = [], []
         for level in levels:
             seen = self.conv(level)
-            n = len(level)
+            n = level.shape[0]  # len() would fix the batch in an exported graph
             logits.append(self.objectness(seen).permute(0, 2, 3, 1).reshape(n, -1))
             deltas.append(self.deltas(seen).permute(0, 2, 3, 1).reshape(n, -1, 4))
         return logits, deltas
