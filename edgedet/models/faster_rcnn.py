@@ -40,7 +40,7 @@ from edgedet.models.region_heads import (
     rpn_training_loss,
     sample_regions,
 )
-from edgedet.models.regions import Proposing, propose, pyramid_align
+from edgedet.models.regions import Proposing, candidates, propose, pyramid_align, settled
 
 NECKS = ("fpn", "none")
 PYRAMID = (8, 16, 32)
@@ -130,6 +130,16 @@ class FasterRcnn(Model):
         logits, deltas = found
         per_level = torch.split(self.anchors(size, logits[0]), [x.shape[1] for x in logits])
         return propose(logits, deltas, per_level, size, self.proposing, operators=operators)
+
+    def settled(self, images: Tensor) -> Tensor:
+        """(N,) bool: whether the plain form's rounds of suppression are enough for each of these images
+        (N, 3, H, W), so that it proposes what greedy suppression does (`regions.settled`).
+        """
+        size = (images.shape[2], images.shape[3])
+        logits, deltas = self.rpn(self.neck(self.backbone(images)))
+        per_level = torch.split(self.anchors(size, logits[0]), [x.shape[1] for x in logits])
+        boxes, _, present = candidates(logits, deltas, per_level, size, self.proposing)
+        return settled(boxes, present, self.proposing.iou, self.proposing.rounds)
 
     def pool(self, levels: list[Tensor], boxes: Tensor, *, operators: bool) -> Tensor:
         """Features (N, P, C, 7, 7) of boxes (N, P, 4)."""
