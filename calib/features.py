@@ -41,7 +41,18 @@ ACTIVATIONS = (
     "Mish",
 )
 
-POINTWISE = (*ACTIVATIONS, "Add", "Mul", "Concat", "Resize", "Expand", "Pad", "Identity", "Cast")
+POINTWISE = (
+    *ACTIVATIONS,
+    "Add",
+    "Mul",
+    "Concat",
+    "Resize",
+    "Expand",
+    "DepthToSpace",
+    "Pad",
+    "Identity",
+    "Cast",
+)
 """Operators that make feature maps of feature maps, beside POOLINGS."""
 
 
