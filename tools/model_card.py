@@ -19,6 +19,10 @@ for one object, so of several small objects close together (a flock, a shelf of 
 missed, and boxes are loose: see COCO AP, which asks for tight ones. Frames are stretched to the
 input's shape; very wide or tall ones distort what the network sees. It knows the 20 classes of VOC and
 photographs of everyday scenes.""",
+    "ssd": """Objects below 16 px have no
+default box of their size and are missed, as are most of a crowd; boxes are loose: see COCO AP, which asks
+for tight ones. Frames are stretched to the input's shape; very wide or tall ones distort what the network
+sees. It knows the 20 classes of VOC and photographs of everyday scenes.""",
     "camvid": """It has seen one town, by day, from behind a windscreen: with
 another camera's height, weather, night or country expect less, and indoors nothing sensible. Every pixel
 gets one of its 11 classes, whatever is there: it has no class for "something else".""",
