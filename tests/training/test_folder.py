@@ -146,7 +146,9 @@ def test_a_loader_that_outlives_a_killed_run_does_not_hold_the_folder(voc: Path,
     wait_for(first, lambda: (tmp_path / "state.safetensors").exists())
     first.kill()
     first.wait()
-    (tmp_path / ".state.1.partial.safetensors").write_bytes(b"half of it")
+    half = tmp_path / ".edgedet-state.1.partial"
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"half of it")
     folder = RunFolder(tmp_path)
     assert folder.prepare({}, json.loads((tmp_path / "run.json").read_text())["settings"])
     assert not list(tmp_path.glob("*partial*")), "what the kill left half written"
