@@ -60,7 +60,7 @@ def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], 
 _BOXES = Training("AP", "AP50_11point", _boxes, evaluate, _ap11)
 _MAPS = Training("mIoU", "mIoU", _windows, evaluate_semantic, _mean_iou, semantic=True)
 
-_MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50)
+_MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50, instances=True)
 
 TRAINING: dict[Task, Training] = {
     "detection": _BOXES,
