@@ -85,9 +85,11 @@ def test_a_set_without_objects_is_refused_before_anything_is_written(difficult: 
 
 def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> None:
     data = shutil.copytree(voc, tmp_path / "VOC2007")
-    first, second, *_ = lines(data / "ImageSets/Main/train.txt")
+    first, second, third, *_ = lines(data / "ImageSets/Main/train.txt")
     (data / "JPEGImages" / f"{first}.jpg").unlink()
     (data / "JPEGImages" / f"{second}.jpg").write_bytes(b"no picture")
+    whole = (data / "JPEGImages" / f"{third}.jpg").read_bytes()
+    (data / "JPEGImages" / f"{third}.jpg").write_bytes(whole[:-100])  # known only when it is decoded
     done = train(data, tmp_path / "run", "--epochs", "1", "--val-split", "none", "--workers", "1")
     assert done.returncode == 0, done.stderr
     before, _, after = done.stderr.partition("device")
@@ -96,7 +98,7 @@ def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> N
     assert "no object of 18 classes" in before
     assert "left out: 1 missing image, 1 broken image" in " ".join(before.split())
     assert f"{first}" in before.partition("left out")[2]
-    assert f"another image takes its place: {data / 'JPEGImages' / second}.jpg" in after
+    assert f"another image takes its place: {data / 'JPEGImages' / third}.jpg" in after
 
     tuned = train(
         voc, tmp_path / "tuned", "--epochs", "1", "--weights", str(tmp_path / "run" / "best.safetensors")
