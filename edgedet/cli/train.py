@@ -32,8 +32,8 @@ def train(
     data: Annotated[
         list[str],
         typer.Option(
-            help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH. Repeatable: sets of the "
-            "same classes are trained on together, the first is validated on."
+            help="Training data: voc:, coco: or yolo:PATH; instances:PATH; masks: or voc-seg:PATH. "
+            "Repeatable: sets of the same classes are trained on together, the first is validated on."
         ),
     ],
     output: Annotated[

@@ -9,6 +9,7 @@ import pytest
 
 from edgedet.contract.decode import DECODERS, MAP_DECODERS
 from edgedet.contract.errors import SpecError
+from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.spec import MAP_KINDS, Decode, Input, ModelSpec, Output, Provenance, Thresholds
 
 
@@ -139,3 +140,22 @@ def test_a_wrong_semantic_spec_is_a_named_error(change: dict[str, Any], message:
 def test_the_kinds_of_maps_are_those_that_can_be_decoded() -> None:
     assert set(MAP_KINDS) == set(MAP_DECODERS)
     assert not set(MAP_KINDS) & set(DECODERS)
+
+
+OLD = (
+    '{"build":{},"classes":["cat","dog"],"decode":{"kind":"yolo","parameters":{"boxes_per_cell":2}},'
+    '"input":{"batch":1,"colour":"RGB","height":64,"mean":[0.5,0.5,0.5],"name":"images","resize":"stretch",'
+    '"std":[0.5,0.5,0.5],"width":96},"metrics":{"AP":0.5},"model":"yolo","outputs":[{"dtype":"float32",'
+    '"name":"grid","role":"grid","shape":[1,12,2,3]}],"precision":"fp32","provenance":{"calibration":"",'
+    '"data":"","tools":{},"weights_sha256":""},"spec_version":1,"task":"detection","thresholds":'
+    '{"class_agnostic":false,"iou":0.45,"max_detections":100,"pre_nms":1000,"score":0.25}}'
+)
+"""As edgedet 0.1 wrote it."""
+
+
+def test_what_edgedet_0_1_wrote_is_read_and_written_alike() -> None:
+    spec = ModelSpec.from_json(OLD)
+    make_postprocessor(spec)
+    assert (spec.input.dtype, spec.input.layout) == ("float32", "NCHW")
+    assert spec.extra_inputs == spec.stages == ()
+    assert spec.to_json() == OLD  # so that it reads what we write

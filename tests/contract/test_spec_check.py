@@ -385,27 +385,6 @@ def test_damaged_specs_are_named(name: str, part: int) -> None:
     assert taken < 120  # most damage is seen
 
 
-# old and new -----------------------------------------------------------------------------------------------
-
-OLD = (
-    '{"build":{},"classes":["cat","dog"],"decode":{"kind":"yolo","parameters":{"boxes_per_cell":2}},'
-    '"input":{"batch":1,"colour":"RGB","height":64,"mean":[0.5,0.5,0.5],"name":"images","resize":"stretch",'
-    '"std":[0.5,0.5,0.5],"width":96},"metrics":{"AP":0.5},"model":"yolo","outputs":[{"dtype":"float32",'
-    '"name":"grid","role":"grid","shape":[1,12,2,3]}],"precision":"fp32","provenance":{"calibration":"",'
-    '"data":"","tools":{},"weights_sha256":""},"spec_version":1,"task":"detection","thresholds":'
-    '{"class_agnostic":false,"iou":0.45,"max_detections":100,"pre_nms":1000,"score":0.25}}'
-)
-"""As edgedet 0.1 wrote it."""
-
-
-def test_what_edgedet_0_1_wrote_is_read_and_written_alike() -> None:
-    spec = ModelSpec.from_json(OLD)
-    make_postprocessor(spec)
-    assert (spec.input.dtype, spec.input.layout) == ("float32", "NCHW")
-    assert spec.extra_inputs == spec.stages == ()
-    assert spec.to_json() == OLD  # so that it reads what we write
-
-
 def test_what_is_new_is_written_where_it_says_something() -> None:
     raw = json.loads(MASKS.to_json())
     assert (raw["input"]["dtype"], raw["input"]["layout"]) == ("uint8", "NHWC")
