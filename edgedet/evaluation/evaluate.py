@@ -16,7 +16,7 @@ from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskErr
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Detections, Result
-from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.contract.spec import ModelSpec, Task, Thresholds
 from edgedet.data import Dataset, Truth
 from edgedet.data.clean import plain_name
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
@@ -51,12 +51,13 @@ class Engine(Protocol):
 class ModelUnderTest:
     """A model as a callable that knows its classes, which `evaluate` maps to the data set's.
 
-    many: up to `batch` images at once -> one result each.
+    many: up to `batch` images at once -> one result each. task: what it is for, and is measured by.
     """
 
     many: Callable[[Sequence[Image]], Sequence[Result]]
     classes: tuple[str, ...]
     batch: int = 1
+    task: Task = "detection"
 
     def __call__(self, image: Image) -> Result:
         """One image: see `Predict`."""
@@ -74,7 +75,7 @@ def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) 
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
         return postprocess(engine.infer({spec.input.name: batch}), transforms)
 
-    return ModelUnderTest(many, spec.classes, len(batch))
+    return ModelUnderTest(many, spec.classes, len(batch), spec.task)
 
 
 def evaluate(

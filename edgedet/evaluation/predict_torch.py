@@ -54,4 +54,4 @@ def torch_under_test(
         boxes, scores = found["boxes"].float().numpy(), found["scores"].float().numpy()
         return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(transforms)]
 
-    return ModelUnderTest(many, spec.classes, batch)
+    return ModelUnderTest(many, spec.classes, batch, spec.task)
