@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.calib.features import OPERATORS, features
 from edgedet.calib.observers import METHODS, MagnitudeHistogram
 from edgedet.calib.scales import Scales, constant_norms, graph_hash
 from edgedet.contract.errors import CalibrationError, MissingDependency, UnknownName
-
-CONVOLUTIONS = {"Conv": 0, "ConvTranspose": 1}
-"""What has weights to quantise, and the axis of the weights that counts output channels: (out, in/groups,
-kh, kw) and (in, out/groups, kh, kw)."""
-
-POOLINGS = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
-
-OPERATORS = (*CONVOLUTIONS, *POOLINGS, "Add", "Concat", "Resize", "Expand")
-"""What engines run on 8-bit inputs. Activations (Clip, Relu) are not among them: they are fused into the
-convolution before them, so there is no tensor between the two."""
 
 DEFAULT_METHOD = "mse"
 
@@ -35,24 +26,16 @@ TOLERANCE = 0.02
 
 
 def quantisable(core: Any) -> list[str]:
-    """The tensors a Q/DQ writer may ask for, in graph order: inputs of OPERATORS.
+    """The tensors a Q/DQ writer may ask for, in graph order: feature maps that OPERATORS read.
 
-    A head is among them only where an operator reads it too, as in a feature pyramid.
-    Only floating point: a graph with a free batch computes sizes too, with a Shape and a Concat of numbers.
+    A head is among them only where an operator reads it too, as in a feature pyramid; no coordinate is
+    (`calib.features`).
     """
-    from onnx import TensorProto, shape_inference
-
-    constants = {i.name for i in core.graph.initializer}
-    typed = shape_inference.infer_shapes(core).graph
-    real = {
-        v.name
-        for v in (*typed.input, *typed.value_info, *typed.output)
-        if v.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-    }
+    allowed = features(core)
     found: dict[str, None] = {}
     for node in core.graph.node:
         if node.op_type in OPERATORS:
-            found.update((n, None) for n in node.input if n in real - constants)
+            found.update((n, None) for n in node.input if n in allowed)
     return list(found)
 
 

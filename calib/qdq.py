@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.calib.observe import CONVOLUTIONS, OPERATORS, quantisable
+from edgedet.calib.features import CONVOLUTIONS, OPERATORS
+from edgedet.calib.observe import quantisable
 from edgedet.calib.scales import Range, Scales
 from edgedet.contract.errors import CalibrationError, UsageError
 

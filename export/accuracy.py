@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.boxes import area
-from edgedet.contract.errors import DataError, ImageError
-from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.errors import DataError, ImageError, UsageError
+from edgedet.contract.results import Detections, SegmentationMap, boxes_of
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
 from edgedet.evaluation import (
@@ -62,7 +62,8 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
     A data set without truth (`folder:`) becomes frames.
 
     Raises:
-        DataError: its truth is not what a model for `task` gives. Others as `open_dataset`, `open_source`.
+        DataError: its truth is not what a model for `task` gives. UsageError: a live source.
+            Others as `open_dataset`, `open_source`.
     """
     kind, colon, _ = text.partition(":")
     if colon and kind in KINDS:
@@ -78,6 +79,12 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
             return dataset
         return Frames(dataset.name, _spread(len(dataset), MAX_FRAMES), dataset.image)
     source = open_source(text)
+    if source.live:
+        source.close()
+        raise UsageError(
+            f"{source.name} is live: it has no end, and no second run sees the same frames.",
+            hint="Give --eval-data a data set, a video file or a folder of images.",
+        )
     images: list[Image] = []
     step, index = 1, 0
     try:
@@ -100,6 +107,15 @@ def average_precision(dataset: Dataset, *, progress: bool) -> Measure:
     def measure(engine: Engine) -> float | None:
         found = evaluate(engine_under_test(engine), dataset, coco=False, progress=progress)
         return _percent(found.ap11 if any(c.objects for c in found.classes) else None)
+
+    return measure
+
+
+def mask_precision(dataset: Dataset, *, progress: bool) -> Measure:
+    """COCO's AP over masks at IoU 0.5, in percent; None where the data has no masks."""
+
+    def measure(engine: Engine) -> float | None:
+        return _percent(evaluate(engine_under_test(engine), dataset, coco=False, progress=progress).mask_ap50)
 
     return measure
 
@@ -210,7 +226,21 @@ _ONE_BOX = replace(
     labelled=mean_box_iou,
 )
 
-ACCURACY: dict[Task, Accuracy] = {"detection": _BOXES, "localisation": _ONE_BOX, "semantic": _MAPS}
+_MASKS = Accuracy(
+    short="mask AP50",
+    full="COCO AP over masks at IoU 0.5",
+    metric="mask_AP50",
+    labelled=mask_precision,
+    results="detections",
+    agreement=agreement,
+)
+
+ACCURACY: dict[Task, Accuracy] = {
+    "detection": _BOXES,
+    "localisation": _ONE_BOX,
+    "semantic": _MAPS,
+    "instance": _MASKS,
+}
 """Task -> how its results are judged."""
 
 
@@ -223,6 +253,8 @@ def _visible(found: Detections) -> Detections:
 def _results(predict: ModelUnderTest, images: Sequence[Image], kind: type[R]) -> Iterator[R]:
     for image in images:
         result = predict(image)
+        if kind is Detections:
+            result = boxes_of(result) or result
         assert isinstance(result, kind), f"got {type(result).__name__}, expected {kind.__name__}"
         yield result
 

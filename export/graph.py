@@ -14,8 +14,8 @@ import copy
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx
@@ -44,11 +44,14 @@ class Graphs:
     spec: ModelSpec
     core: onnx.ModelProto
     decode: onnx.ModelProto
+    stages: Mapping[str, onnx.ModelProto] = field(default_factory=dict)
+    """What runs after NMS, by the names of the spec's stages."""
 
     def decoded(self, core: onnx.ModelProto | None = None) -> onnx.ModelProto:
         """The core, or a quantised or retyped version of it, joined with decode."""
         base = self.core if core is None else core
-        heads = [(o.name, o.name) for o in self.spec.outputs]
+        read = {i.name for i in self.decode.graph.input}  # features pass by it, to a stage
+        heads = [(o.name, o.name) for o in self.spec.outputs if o.name in read]
         joined = onnx.compose.merge_models(base, self.decode, io_map=heads)
         joined.producer_name = base.producer_name
         joined.graph.name = base.graph.name
@@ -62,7 +65,8 @@ class Graphs:
             outputs = (Output("class_map", "class_map", shapes["class_map"], "uint8"),)
             return self.spec.with_(outputs=outputs, decode=Decode("class_map"))
         dense = Output("boxes", "boxes", shapes["boxes"]), Output("scores", "scores", shapes["scores"])
-        return self.spec.with_(outputs=dense, decode=Decode("dense"))
+        features = tuple(o for o in self.spec.outputs if o.role == "features")
+        return self.spec.with_(outputs=(*dense, *features), decode=Decode("dense"))
 
 
 def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
@@ -88,21 +92,36 @@ def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
             hint="Make the model's outputs() list its heads in the order of forward's dictionary.",
         )
     core = _export(_Heads(model), (images,), [spec.input.name], names)
-    decode = _export(_Decode(model, names, spec.input.size), tuple(heads.values()), names, results)
+    read = [o.name for o in spec.outputs if o.role != "features"]
+    given = tuple(heads[name] for name in read)
+    decode = _export(_Decode(model, read, spec.input.size), given, read, results)
     decode = onnx.compose.add_prefix(decode, "decode/", rename_inputs=False, rename_outputs=False)
     spec = spec.with_(
         input=replace(spec.input, batch=None),
         outputs=tuple(replace(o, shape=(None, *_shape(core, o.name)[1:])) for o in spec.outputs),
     )
-    return Graphs(spec, core, decode)
+    stages = {}
+    for stage in spec.stages:
+        inputs, made = [t.name for t in stage.inputs], [t.name for t in stage.outputs]
+        zeros = tuple(torch.zeros(2, *(n or 1 for n in t.shape[1:])) for t in stage.inputs)
+        stages[stage.name] = _export(_Stage(model, stage.name, inputs), zeros, inputs, made)
+    return Graphs(spec, core, decode, stages)
 
 
 def with_spec(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """A copy of the graph that carries in `metadata_props` its spec, and a digest by which damage is seen."""
+    out = with_digest(graph)
+    digest = out.metadata_props.pop().value
+    out.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
+    out.metadata_props.add(key=DIGEST_KEY, value=digest)
+    return out
+
+
+def with_digest(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that carries the digest alone: a stage, which the first graph's spec describes."""
     out = onnx.ModelProto()
     out.CopyFrom(graph)
     del out.metadata_props[:]
-    out.metadata_props.add(key=SPEC_KEY, value=spec.to_json())
     digest = hashlib.sha256(out.graph.SerializeToString(deterministic=True)).hexdigest()
     out.metadata_props.add(key=DIGEST_KEY, value=digest)
     return out
@@ -122,6 +141,20 @@ class _Heads(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.model(images).values())
+
+
+class _Stage(nn.Module):
+    """A stage's inputs -> its outputs as a tuple."""
+
+    def __init__(self, model: Model, name: str, inputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.inputs = list(inputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.inputs, tensors, strict=True))
+        return tuple(self.model.run_stage(self.name, given).values())
 
 
 class _Decode(nn.Module):
@@ -147,7 +180,7 @@ def _export(
 
     free = {0: torch.export.Dim(BATCH)}
     shapes: Any = tuple(free for _ in inputs)
-    if isinstance(module, _Decode):  # *heads is one argument to the exporter
+    if isinstance(module, (_Decode, _Stage)):  # *heads is one argument to the exporter
         shapes = (shapes,)
     try:
         with _quiet():

@@ -18,7 +18,7 @@ from edgedet.export.accuracy import open_data
 from edgedet.export.calibrate import calibrate, open_calibration
 from edgedet.export.console import LabelledConsole
 from edgedet.export.gate import Gate, Search, first_that_passes, frames_of, make_gate
-from edgedet.export.graph import OPSET, Graphs, export_graphs, to_bytes, with_spec
+from edgedet.export.graph import OPSET, Graphs, export_graphs, to_bytes, with_digest, with_spec
 from edgedet.export.latency import side_by_side
 from edgedet.export.options import ExportOptions, Log, tools
 from edgedet.export.parity import compare
@@ -125,6 +125,8 @@ class _Files:
 
     def plain(self) -> None:
         """FP32, pixels -> boxes and scores, or a class map."""
+        for stage in self.graphs.spec.stages:
+            self.staging.write(stage.file, to_bytes(with_digest(self.graphs.stages[stage.name])))
         self.save(self.plain_name, *from_pixels(self.graphs.decoded(), self.graphs.decoded_spec))
 
     def cache(self, scales: Scales) -> None:
@@ -167,6 +169,9 @@ class _Files:
         """Give the files their names; what the gate refused gets one that says so, or none."""
         if refused:
             self._retire(log)
+        # the first graph last: what is there is whole
+        for stage in self.graphs.spec.stages:
+            self.wrote.append(self.staging.publish(stage.file).name)
         self.wrote.append(self.staging.publish(self.plain_name).name)
         for name in (self.typed_name, self.plan_name):
             if name == self.plain_name or not (self.staging.folder / name).exists():
@@ -221,7 +226,7 @@ def _load(options: ExportOptions, weights: Path, log: Log) -> tuple[Model, Model
     if size != spec.input.size:
         resized = make_spec(spec.model, model, spec.classes, size=size)
         changed = replace(spec.input, height=height, width=width)
-        spec = spec.with_(input=changed, outputs=resized.outputs, metrics={})
+        spec = spec.with_(input=changed, outputs=resized.outputs, stages=resized.stages, metrics={})
     known = spec.provenance
     trained = f" ({known.data})" if known.data else ""
     log.console.line(

@@ -49,6 +49,9 @@ class ExportOptions:
         if target.name == "tensorrt-rtx":
             library()
             check_sms(self.sms, int8=self.precision == "int8")
+        for option, value in (("--calib-data", self.calib_data), ("--eval-data", self.eval_data)):
+            if value is not None and not value.strip():  # of a shell variable that is not set
+                raise UsageError(f"{option} is empty.", hint="Name the data, or leave the option out.")
         if self.calib_data and self.calib_cache:
             raise UsageError("--calib-data and --calib-cache exclude each other.", hint="Give one of them.")
         return target

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgedet.contract.frames import Frame, Notice, YuvImage
-    from edgedet.contract.results import Detections, SegmentationMap
+    from edgedet.contract.results import Detections, Instances, SegmentationMap
     from edgedet.runtime.engines.engine import Engine, Request, open_engine
     from edgedet.runtime.engines.onnx_metadata import read_metadata, read_spec
     from edgedet.runtime.pipeline import Pipeline
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "contract.frames": ("Frame", "Notice", "YuvImage"),
-    "contract.results": ("Detections", "SegmentationMap"),
+    "contract.results": ("Detections", "Instances", "SegmentationMap"),
     "runtime.engines.engine": ("Engine", "Request", "open_engine"),
     "runtime.engines.onnx_metadata": ("read_metadata", "read_spec"),
     "runtime.sinks.overlay": ("Overlay",),
@@ -50,6 +50,7 @@ __all__ = [
     "Engine",
     "Frame",
     "Histogram",
+    "Instances",
     "JsonLines",
     "Notice",
     "Null",

@@ -29,7 +29,7 @@ from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import FrameTransform, Preprocessor
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec, Thresholds
-from edgedet.runtime.engines.engine import Engine, Request, open_engine
+from edgedet.runtime.engines.engine import Engine, Request, open_engine, stages_of
 from edgedet.runtime.slots import GRACE, Slots
 
 TIMEOUT = 60.0
@@ -149,7 +149,7 @@ class CpuPredictor:
         if self.in_flight < 1:
             raise EngineError(f"in_flight is {in_flight}, expected at least 1.")
         self.timeout = timeout
-        self._postprocess = make_postprocessor(self.spec)
+        self._postprocess = make_postprocessor(self.spec, stages_of(engine))
         self._out: set[CpuTicket] = set()
         self._idle = threading.Condition()
         self._closed = self._hung = False

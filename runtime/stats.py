@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgedet.contract.frames import Notice
+from edgedet.contract.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -199,7 +200,7 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        title = Text(f"{self.model} · {self.engine} · {self.source}")
+        title = Text(printable(f"{self.model} · {self.engine} · {self.source}"))
         table = Table(title=title, title_justify="left")
         table.add_column("stage")
         for name in ("p50", "p95", "p99", "max"):

@@ -19,6 +19,10 @@ for one object, so of several small objects close together (a flock, a shelf of 
 missed, and boxes are loose: see COCO AP, which asks for tight ones. Frames are stretched to the
 input's shape; very wide or tall ones distort what the network sees. It knows the 20 classes of VOC and
 photographs of everyday scenes.""",
+    "ssd": """Objects below 16 px have no
+default box of their size and are missed, as are most of a crowd; boxes are loose: see COCO AP, which asks
+for tight ones. Frames are stretched to the input's shape; very wide or tall ones distort what the network
+sees. It knows the 20 classes of VOC and photographs of everyday scenes.""",
     "camvid": """It has seen one town, by day, from behind a windscreen: with
 another camera's height, weather, night or country expect less, and indoors nothing sensible. Every pixel
 gets one of its 11 classes, whatever is there: it has no class for "something else".""",
@@ -91,11 +95,11 @@ def shown_from(metrics: Mapping[str, Any]) -> float:
 
 
 def _of_the_task(recipe: Mapping[str, Any], detector: bool) -> str:
+    options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     if detector:
-        return f"a GIoU term of weight {recipe['refine']} from epoch {recipe['refine_from']} on"
+        return options or "the model's default options"
     size = f"{recipe['window'][0]}x{recipe['window'][1]} px" if recipe["window"] else "the input's size"
     low, high = recipe["scale"]
-    options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     return (
         f"{options}, windows of {size} at {low} to {high} times the scale that shows the whole image in one"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgedet import __version__
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS, Claim
 from edgedet.bench.measure import ENGINE_CLOCK, LATENCY_CLOCK, PIPELINE_CLOCK, Gain, Measured
+from edgedet.contract.text import printable
 from edgedet.runtime import hardware
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class SpeedReport:
         console.print(self._measured_table())
         for g in self.gains:
             share = f"{g.median:.2f} of the latency, median of the rounds ({g.least:.2f} to {g.most:.2f})"
-            console.print(f"{g.model}, INT8 / FP32 on {g.library}: {share}", highlight=False)
+            console.print(f"{printable(g.model)}, INT8 / FP32 on {g.library}: {share}", highlight=False)
         console.print(self._stage_table())
         console.print(self._claim_table())
         for s in SPEEDUPS:
@@ -83,7 +84,8 @@ class SpeedReport:
 
         rounds = len(self.results[0].rounds)
         table = Table(
-            title=f"Measured here: {self.hardware}; {self.source}, {self.frames} frames x {rounds} rounds",
+            title=f"Measured here: {self.hardware}; {printable(self.source)}, "
+            f"{self.frames} frames x {rounds} rounds",
             title_justify="left",
             show_lines=True,
         )
@@ -101,7 +103,7 @@ class SpeedReport:
         for m in self.results:
             r, (least, most) = m.middle, m.ratio_range
             table.add_row(
-                f"{m.file.name}\n{m.engine}\n{m.size[1]} x {m.size[0]}, batch {m.batch}",
+                f"{printable(m.file.name)}\n{m.engine}\n{m.size[1]} x {m.size[0]}, batch {m.batch}",
                 f"{r.latency.p50:.2f}\n/ {r.latency.p99:.2f}",
                 f"{r.engine_fps:.1f}",
                 f"{r.pipeline.fps:.1f}",
@@ -137,7 +139,7 @@ class SpeedReport:
                 for name, t in (*report.stages.items(), ("capture to result", report.latency))
             ]
             rows += [(name, "", "", "", ms) for name, ms in cpu.items()]
-            heads = (m.file.name, m.engine)
+            heads = (printable(m.file.name), m.engine)
             for i, row in enumerate(rows):
                 table.add_row(heads[i] if i < len(heads) else "", *row)
             table.add_section()
@@ -151,7 +153,8 @@ class SpeedReport:
             "system",
             title="Beside the lecture's claims",
             title_justify="left",
-            caption=f"here / claim: FPS of the whole pipeline ({m.file.name}, {m.engine}) over the claim's",
+            caption=f"here / claim: FPS of the whole pipeline ({printable(m.file.name)}, {m.engine}) over "
+            "the claim's",
             caption_justify="left",
         )
         table.add_column("FPS", justify="right")
@@ -159,7 +162,7 @@ class SpeedReport:
             table.add_column(name, overflow="fold")
         table.add_column("here / claim", justify="right")
         table.add_row(
-            f"{m.model} {m.precision}, whole pipeline",
+            f"{printable(m.model)} {m.precision}, whole pipeline",
             f"{m.middle.pipeline.fps:.1f}",
             self.hardware,
             str(m.batch),
@@ -168,7 +171,7 @@ class SpeedReport:
             "",
         )
         table.add_row(
-            f"{m.model} {m.precision}, engine alone",
+            f"{printable(m.model)} {m.precision}, engine alone",
             f"{m.middle.engine_fps:.1f}",
             self.hardware,
             str(m.batch),

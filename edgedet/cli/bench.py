@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgedet.contract.errors import MissingDependency, UnknownName
+from edgedet.contract.text import printable
 
 _COLUMNS = 100
 """What is printed is no wider."""
@@ -64,7 +65,12 @@ def bench(
 
     engines = _engines(engine)
     console = Console(stderr=True, quiet=json_output)
-    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("measuring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=rounds * len(models) * len(engines))
         results = measure(
@@ -76,7 +82,7 @@ def bench(
             threads=threads,
             streams=streams or streams_for(live=False),
             precision=precision,
-            progress=lambda what: bar.update(task, advance=1, description=what),
+            progress=lambda what: bar.update(task, advance=1, description=printable(what)),
         )
     report = SpeedReport(
         hardware.cpu(),
@@ -88,12 +94,14 @@ def bench(
         gains(results),
     )
     text = json.dumps(report.to_json(), indent=2)
-    out = Console(stderr=json_output, soft_wrap=True, highlight=False)
+    out = Console(stderr=json_output, soft_wrap=True, highlight=False, markup=False)
     try:
         if json_output:
             typer.echo(text)
         else:
-            report.show(Console(width=min(out.width, _COLUMNS) if out.is_terminal else _COLUMNS))
+            report.show(
+                Console(width=min(out.width, _COLUMNS) if out.is_terminal else _COLUMNS, markup=False)
+            )
     finally:
         # shown and saved, each even if the other fails: a full disk, a reader that went away
         if save_json is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from edgedet.contract.errors import UsageError
+from edgedet.contract.text import printable
 from edgedet.data import Dataset, open_dataset
 from edgedet.evaluation import (
     LocalisationMetrics,
@@ -86,7 +87,7 @@ def evaluate(
         raise UsageError(f"--trimap is for masks; {dataset.name} has none.")
     # before the first image, because it may take long
     if left := dataset.left_out():
-        typer.echo(f"data  {dataset.name}: {left}", err=True)
+        typer.echo(printable(f"data  {dataset.name}: {left}"), err=True)
 
     def measure(predict: ModelUnderTest) -> Measured:
         if dataset.semantic:
@@ -183,12 +184,15 @@ def show(results: Mapping[str, Measured], dataset: Dataset, *, per_class: bool) 
     for name, m in results.items():
         if m.not_measured:
             console.print(
-                f"not measured  {name}: {m.not_measured}", soft_wrap=True, highlight=False, markup=False
+                printable(f"not measured  {name}: {m.not_measured}"),
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
             )
     notes = dict.fromkeys(note for m in results.values() for note in m.notes)
     for note in notes:
-        console.print(f"note  {note}", soft_wrap=True, highlight=False, markup=False)
+        console.print(printable(f"note  {note}"), soft_wrap=True, highlight=False, markup=False)
     if len(dataset.problems):
-        console.print(f"data  {dataset.problems.summary()}; first:", highlight=False, markup=False)
+        console.print(printable(f"data  {dataset.problems.summary()}; first:"), highlight=False, markup=False)
         for problem in dataset.problems.items[:3]:
-            console.print(f"      {problem}", soft_wrap=True, highlight=False, markup=False)
+            console.print(printable(f"      {problem}"), soft_wrap=True, highlight=False, markup=False)

@@ -176,7 +176,7 @@ class _Progress(Sink):
     def __init__(self, frames: int | None, limit: int | None) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]:.1f} FPS"),
@@ -198,7 +198,7 @@ class _Progress(Sink):
     def open(self, stream: RunInfo) -> None:
         """See Sink."""
         self._began = time.monotonic()
-        self._task = self._bar.add_task(stream.source, total=self._total, rate=0.0)
+        self._task = self._bar.add_task(printable(stream.source), total=self._total, rate=0.0)
         self._bar.start()
 
     def write(self, frame: Frame, result: Result) -> None:

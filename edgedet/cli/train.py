@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[str, typer.Option(help="Which of the lecture's models, for example yolo.")],
     data: Annotated[
-        str, typer.Option(help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH.")
+        list[str],
+        typer.Option(
+            help="Training data: voc:, coco: or yolo:PATH; masks: or voc-seg:PATH. Repeatable: sets of the "
+            "same classes are trained on together, the first is validated on."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder. [default: runs/MODEL]")
@@ -98,7 +102,7 @@ def train(
     import torch
 
     from edgedet.contract.spec import Provenance
-    from edgedet.data import open_dataset
+    from edgedet.data import open_dataset, open_datasets
     from edgedet.models import build, make_spec
     from edgedet.training.checkpoint import start_from
     from edgedet.training.loop import Trainer, deterministic
@@ -127,9 +131,9 @@ def train(
     try:
         with stop.handled(), join(device) as processes, deterministic(seed):
             keep_freed_memory()
-            train_data = first(open_dataset(data, split), limit)
+            train_data = first(open_datasets(data, split), limit)
             val_data = (
-                None if val_split == "none" else open_dataset(data, val_split, classes=train_data.classes)
+                None if val_split == "none" else open_dataset(data[0], val_split, classes=train_data.classes)
             )
             network = build(model, len(train_data.classes), **options)
             fresh = start_from(network, weights) if weights else []
@@ -158,7 +162,7 @@ def train(
             }
             run(trainer, repeatable, resume=resume, weights=weights, quiet=json_output)
             if processes.main:
-                finish(trainer, data, json_output)
+                finish(trainer, data[0], json_output)
     except Stopped as e:
         done = 0 if trainer is None else trainer.progress.step
         kept = f"after step {done}, the state is in {folder.state}" if done else "before the first step"
@@ -258,6 +262,8 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
                 continue
             for problem in event["problems"]:
                 notices.print(plain(f"left out, another image takes its place: {problem}"))
+            if "skipped" in event:
+                notices.print(f"step {event['step']} is skipped: its gradient is not finite")
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
                 task,
@@ -294,6 +300,7 @@ def finish(trainer: Trainer, data: str, json_output: bool) -> None:
             "model": trainer.spec.model,
             "epochs": done.epoch,
             "steps": done.step,
+            "skipped_steps": done.skipped,
             "measure": trainer.task.score,
             "best": done.best,
             "best_epoch": done.best_epoch,
@@ -314,6 +321,7 @@ def finish(trainer: Trainer, data: str, json_output: bool) -> None:
         best = f"{done.best:.4f} in epoch {done.best_epoch}"
     rows += [
         ("steps", f"{done.step} in {done.epoch} epochs"),
+        *([("", f"{done.skipped} were skipped: their gradients were not finite")] if done.skipped else []),
         (f"best {trainer.task.score}", best),
         ("weights", str(folder.best)),
         (

@@ -7,7 +7,9 @@ axis 4) and returns arrays of the same library; under torch they are traceable t
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -15,6 +17,9 @@ import numpy as np
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor; the two share no common base class."""
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+"""A regression enlarges a side at most 62.5 times: an untrained or quantised one cannot overflow `exp`."""
 
 
 def namespace(x: Array) -> ModuleType:
@@ -109,3 +114,52 @@ def clip(boxes: Array, width: float, height: float) -> Array:
     x = boxes[..., 0::2].clip(0, width)
     y = boxes[..., 1::2].clip(0, height)
     return xp.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], axis=-1)
+
+
+def encode_deltas(boxes: Array, anchors: Array, variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Array:
+    """What a regression has to say to turn anchors (or proposals) into boxes: (..., 4) tx, ty, tw, th.
+
+    tx = (gx - px) / pw, ty = (gy - py) / ph, tw = log(gw / pw), th = log(gh / ph), g the box and p the
+    anchor by centre, width and height, each divided by its variance (SSD's and Fast R-CNN's 0.1, 0.1, 0.2,
+    0.2 bring the four to about the same spread). Lecture, "Box regression"; Girshick et al. 2014, C.
+
+    Args:
+        boxes, anchors: (..., 4) xyxy, broadcast against each other, sides above 0.
+        variances: of x, y, w, h.
+    """
+    xp = namespace(boxes)
+    box, anchor = to_centre(boxes), to_centre(anchors)
+    shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
+    scale = xp.log(box[..., 2:] / anchor[..., 2:])
+    return _per_side(xp.concatenate([shift, scale], axis=-1), [1 / v for v in variances])
+
+
+def apply_deltas(
+    deltas: Array,
+    anchors: Array,
+    variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    clip: float = MAX_LOG_SCALE,
+) -> Array:
+    """The inverse of `encode_deltas`: boxes (..., 4) xyxy, not cut to the image.
+
+    x = pw dx + px, y = ph dy + py, w = pw exp(dw), h = ph exp(dh), after each delta is multiplied by its
+    variance; dw and dh are cut at `clip` from above. An anchor without area stays one.
+
+    Args:
+        deltas, anchors: (..., 4), broadcast against each other. variances: of x, y, w, h.
+    """
+    xp = namespace(deltas)
+    scaled, anchor = _per_side(deltas, variances), to_centre(anchors)
+    centre = scaled[..., :2] * anchor[..., 2:] + anchor[..., :2]
+    size = xp.exp(scaled[..., 2:].clip(max=clip)) * anchor[..., 2:]
+    return from_centre(xp.concatenate([centre, size], axis=-1))
+
+
+def _per_side(deltas: Array, factors: Sequence[float]) -> Array:
+    """Deltas (..., 4) times one factor for each of x, y, w, h; as they are where all factors are 1."""
+    if all(f == 1 for f in factors):
+        return deltas
+    xp = namespace(deltas)
+    if xp is np:
+        return deltas * np.asarray(factors, deltas.dtype)
+    return deltas * xp.tensor(list(factors), dtype=deltas.dtype, device=deltas.device)

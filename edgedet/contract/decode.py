@@ -1,8 +1,9 @@
 """From the raw values of a network's heads to what they mean, one definition per kind of head.
 
 A decoder takes the head tensors of a batch (numpy or torch, by role) and the network's input size. Those
-of DECODERS give dense boxes (N, A, 4) in network-input pixels and scores (N, A, K) in [0, 1], before any
-threshold or NMS; those of MAP_DECODERS give a class per pixel of the network input.
+of DECODERS give dense boxes (N, A, 4) in network-input pixels, or (N, A, K, 4) where each class has a box of
+its own, and scores (N, A, K) in [0, 1], before any threshold or NMS; those of MAP_DECODERS give a class per
+pixel of the network input.
 
 The same function serves the loss-free torch evaluation, the exported ONNX graph (where it is traced and
 stays outside Q/DQ), the numpy postprocessing of engines that end at the heads, and is the reference of
@@ -11,12 +12,14 @@ the CUDA kernels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.contract.boxes import Array, from_centre, namespace, sigmoid, softmax
+from edgedet.contract.anchors import Shapes, count, make_anchors
+from edgedet.contract.boxes import Array, apply_deltas, clip, from_centre, namespace, sigmoid, softmax
 
 
 def yolo(
@@ -60,13 +63,16 @@ def yolo(
     cells = grid.transpose(0, 2, 3, 1) if xp is np else grid.permute(0, 2, 3, 1)
     cells = cells.reshape(n, rows * cols, channels)
     box = cells[..., : 5 * b].reshape(n, rows * cols, b, 5)
-    origin = _cell_origins(grid, rows, cols)  # (1, Sy*Sx, 1, 2)
-    scale = _constant(grid, [width / cols, height / rows])
-    whole = _constant(grid, [width, height] if side is None else [side[1], side[0]])
+    whole = (width, height) if side is None else (side[1], side[0])
 
-    centre = (box[..., 0:2] + origin) * scale
-    extent = box[..., 2:4] * box[..., 2:4] * whole
-    boxes = from_centre(xp.concatenate([centre, extent], axis=-1)).reshape(n, rows * cols * b, 4)
+    # side by side, not point by point: numpy is slow along an axis of two
+    edges = []
+    for axis, origin in enumerate(_cell_origins(grid, rows, cols)):  # (Sy*Sx, 1)
+        centre = (box[..., axis] + origin) * (size[1 - axis] / (cols, rows)[axis])
+        half = box[..., 2 + axis] * box[..., 2 + axis] * (0.5 * whole[axis])
+        edges.append((centre - half, centre + half))
+    (x0, x1), (y0, y1) = edges
+    boxes = xp.stack([x0, y0, x1, y1], -1).reshape(n, rows * cols * b, 4)
 
     probability = softmax(cells[..., 5 * b :], -1).reshape(n, rows * cols, 1, classes)
     scores = (sigmoid(box[..., 4:5]) * probability).reshape(n, rows * cols * b, classes)
@@ -84,8 +90,8 @@ def dense(
     """A graph that has decoded its heads itself: boxes and scores that only have to be brought into form.
 
     Args:
-        heads: {"boxes": (N, A, 4), "scores": (N, A, K) in [0, 1]}; with "objectness" (N, A, 1) or (N, A) in
-            [0, 1], a score is the class's times that (Redmon et al. 2015, equation 1).
+        heads: {"boxes": (N, A, 4), or (N, A, K, 4), "scores": (N, A, K) in [0, 1]}; with "objectness"
+            (N, A, 1) or (N, A) in [0, 1], a score is the class's times that (Redmon et al. 2015, equation 1).
         size: (height, width) of the network input in pixels.
         format: of a box: "xyxy" (corners), "xywh" (upper left corner and size), "cxcywh" (centre and size).
         unit: of its numbers: "pixels" of the network input, or "fraction" of its sides.
@@ -140,6 +146,91 @@ def localisation(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Arr
     return namespace(boxes).concatenate([corner, opposite], axis=-1), softmax(heads["class_logits"], -1)
 
 
+def anchors(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    strides: Sequence[int],
+    shapes: Sequence[Shapes],
+    variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> tuple[Array, Array]:
+    """A dense head that corrects anchors (Liu et al. 2016, 2.2; lecture, "SSD").
+
+    A box is its anchor with the deltas applied (`boxes.apply_deltas`); scores are the softmax over K + 1
+    classes without the first, the background.
+
+    Args:
+        heads: {"class_logits": (N, A, K + 1), "deltas": (N, A, 4)}, a row for each anchor of
+            `anchors.make_anchors`.
+        size: (height, width) of the network input in pixels.
+        strides: of each level. shapes: (width, height) in pixels of each level's anchors.
+        variances: what dx, dy, dw, dh are multiplied by.
+
+    Returns:
+        As `yolo`.
+
+    Raises:
+        ValueError: parameters that describe no anchors, or another number of them than the heads have rows.
+    """
+    if not strides or not all(type(s) is int and s > 0 for s in strides) or len(shapes) != len(strides):
+        raise ValueError(f"strides {strides!r:.80} and {len(shapes)} levels of shapes, expected one for each")
+    if not all(level and all(_positive(shape, 2) for shape in level) for level in shapes):
+        raise ValueError(f"shapes {shapes!r:.80}, expected widths and heights for each level")
+    if not _positive(variances, 4):
+        raise ValueError(f"variances {variances!r:.80}, expected four positive numbers")
+    logits, deltas = heads["class_logits"], heads["deltas"]
+    expected = count(size, strides, shapes)
+    if tuple(deltas.shape[1:]) != (expected, 4) or tuple(logits.shape[1:-1]) != (expected,):
+        raise ValueError(
+            f"class logits {tuple(logits.shape)} and deltas {tuple(deltas.shape)} for {expected} anchors"
+        )
+    made = _as(deltas, make_anchors(size, strides, shapes))
+    boxes = apply_deltas(deltas, made, variances)
+    return boxes, softmax(logits, -1)[..., 1:]
+
+
+def regions(
+    heads: Mapping[str, Array],
+    size: tuple[int, int],
+    *,
+    variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> tuple[Array, Array]:
+    """The second stage of a two-stage detector: a box of its own for each class of a region.
+
+    Scores are the softmax over K + 1 classes without the first, the background, and 0 where there was no
+    proposal (Girshick 2015, 2.1; lecture, "Fast R-CNN" and "Faster R-CNN").
+
+    Args:
+        heads: {"proposals": (N, P, 4) xyxy in network pixels, "class_logits": (N, P, K + 1), "deltas":
+            (N, P, 4 K), four for each class, "objectness": (N, P), 0 where a row is no proposal}.
+        size: (height, width) of the network input in pixels.
+        variances: what dx, dy, dw, dh are multiplied by.
+
+    Returns:
+        boxes (N, P, K, 4) xyxy in network pixels, cut to the image; scores (N, P, K).
+
+    Raises:
+        ValueError: variances that are no four positive numbers, or heads whose shapes do not fit each other.
+    """
+    if not _positive(variances, 4):
+        raise ValueError(f"variances {variances!r:.80}, expected four positive numbers")
+    proposals, logits, deltas = heads["proposals"], heads["class_logits"], heads["deltas"]
+    n, count, classes = logits.shape[0], logits.shape[1], logits.shape[-1] - 1
+    if tuple(proposals.shape[1:]) != (count, 4) or tuple(deltas.shape[1:]) != (count, 4 * classes):
+        raise ValueError(
+            f"proposals {tuple(proposals.shape)}, class logits {tuple(logits.shape)} and deltas"
+            f" {tuple(deltas.shape)}, expected (N, P, 4), (N, P, K + 1) and (N, P, 4 K)"
+        )
+    there = heads["objectness"].reshape(n, count, 1) > 0
+    own = deltas.reshape(n, count, classes, 4)
+    boxes = clip(apply_deltas(own, proposals[:, :, None], variances), size[1], size[0])
+    return boxes, softmax(logits, -1)[..., 1:] * there
+
+
+def _positive(values: Sequence[float], n: int) -> bool:
+    return len(values) == n and all(type(v) in (int, float) and v > 0 for v in values)
+
+
 def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
     """The most likely class of every pixel (Long et al. 2015, section 4; lecture, "Semantic segmentation").
 
@@ -166,7 +257,13 @@ def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
 Decoder = Callable[..., tuple[Array, Array]]
 MapDecoder = Callable[..., Array]
 
-DECODERS: dict[str, Decoder] = {"yolo": yolo, "dense": dense, "localisation": localisation}
+DECODERS: dict[str, Decoder] = {
+    "yolo": yolo,
+    "anchors": anchors,
+    "regions": regions,
+    "dense": dense,
+    "localisation": localisation,
+}
 """What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
 
 MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}
@@ -180,12 +277,22 @@ def _constant(like: Array, values: list[float]) -> Array:
     return xp.tensor(values, dtype=like.dtype, device=like.device)
 
 
-def _cell_origins(like: Array, rows: int, cols: int) -> Array:
-    """(1, rows*cols, 1, 2): (column, row) of each cell, row by row."""
-    xs, ys = np.meshgrid(np.arange(cols), np.arange(rows), indexing="xy")
-    flat = np.stack([xs, ys], axis=-1).reshape(1, rows * cols, 1, 2).astype(np.float32)
+def _cell_origins(like: Array, rows: int, cols: int) -> tuple[Array, Array]:
+    """(rows*cols, 1) each: the column and the row of each cell, row by row, in `like`'s library and type."""
+    x, y = _grid_numbers(rows, cols)
+    return _as(like, x), _as(like, y)
+
+
+@functools.cache
+def _grid_numbers(rows: int, cols: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    cell = np.arange(rows * cols)[:, None]
+    return (cell % cols).astype(np.float32), (cell // cols).astype(np.float32)
+
+
+def _as(like: Array, values: npt.NDArray[np.float32]) -> Array:
+    """A constant of the library, device and type of `like`."""
     xp = namespace(like)
-    return flat if xp is np else xp.from_numpy(flat).to(device=like.device, dtype=like.dtype)
+    return values if xp is np else xp.from_numpy(values).to(device=like.device, dtype=like.dtype)
 
 
 def _interpolated(maps: Array, size: tuple[int, int]) -> Array:

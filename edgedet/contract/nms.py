@@ -32,7 +32,7 @@ def nms(
     """The contract's reference.
 
     Args:
-        boxes: (A, 4) xyxy. scores: (A, K) in [0, 1].
+        boxes: (A, 4) xyxy, or (A, K, 4) where each class has a box of its own. scores: (A, K) in [0, 1].
 
     Returns:
         box indices (n,) and class labels (n,), best first.
@@ -60,8 +60,15 @@ def nms(
     candidates = candidates[np.argsort(-best, kind="stable")]
     owner = candidates // classes
     label = candidates - owner * classes
-    kept = _suppress(boxes[owner], label, thresholds)
+    kept = _suppress(boxes_of(boxes, owner, label), label, thresholds)
     return owner[kept], label[kept]
+
+
+def boxes_of(
+    boxes: Floats, owner: npt.NDArray[np.int64], label: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """The boxes (n, 4) of pairs of a row of `boxes` and a class; see `nms`."""
+    return boxes[owner] if boxes.ndim == 2 else boxes[owner, label]
 
 
 def _suppress(boxes: Floats, labels: npt.NDArray[np.int64], t: Thresholds) -> list[int]:

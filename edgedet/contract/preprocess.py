@@ -49,6 +49,11 @@ class FrameTransform:
         np.minimum(found, most, out=found)
         return found
 
+    def to_network(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes (..., 4) in frame pixels -> boxes in network pixels, as float32."""
+        offset, scale, _ = self._constants
+        return np.asarray(boxes * scale + offset, np.float32)
+
     @cached_property
     def _constants(self) -> tuple[npt.NDArray[np.float32], ...]:
         """Offset, scale and upper limit of a box's four numbers."""

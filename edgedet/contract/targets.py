@@ -13,10 +13,12 @@ class Targets:
 
     boxes (n, 4) xyxy in network pixels; labels (n,) int64; ignore (n,) bool marks objects that are
     neither to be found nor to be punished (VOC's "difficult", COCO's crowds). class_map (H, W) uint8 at
-    the network's input size, 255 = void: not trained on; None where the data has none.
+    the network's input size, 255 = void: not trained on; masks (n, H, W) bool at the network's input size,
+    one for each box; both None where the data has none, or the task does not ask for them.
     """
 
     boxes: Array
     labels: Array
     ignore: Array
     class_map: Array | None = None
+    masks: Array | None = None

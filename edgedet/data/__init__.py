@@ -13,9 +13,9 @@ from edgedet.contract.errors import DataError, UnknownName, UsageError
 from edgedet.data.dataset import Dataset
 from edgedet.data.sample import Problem, Problems, Sample, Truth
 
-__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset"]
+__all__ = ["Dataset", "Problem", "Problems", "Sample", "Truth", "open_dataset", "open_datasets"]
 
-KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "folder")
+KINDS = ("voc", "coco", "yolo", "voc-seg", "masks", "instances", "folder")
 """What may stand before the colon."""
 
 
@@ -26,6 +26,7 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
         spec: `voc:PATH` (VOCdevkit, VOC2007, or a folder laid out like it), `coco:FILE.json` or
             `coco:FOLDER`, `yolo:FOLDER` or `yolo:DATA.yaml`; with a class per pixel: `voc-seg:PATH`
             (VOC's SegmentationClass), `masks:FOLDER` (CamVid, ISBI, Penn-Fudan, or images/ and masks/);
+            with a mask per object: `instances:PATH` (VOC's SegmentationObject, Penn-Fudan);
             `folder:PATH` (images without truth).
         split: the part of the data set; ignored where the format knows none.
         classes: class names, where they are not to be taken from the data set.
@@ -50,6 +51,36 @@ def open_dataset(spec: str, split: str = "train", *, classes: Sequence[str] | No
     dataset.expect_objects()
     loud = dataset.mostly_lost()
     return replace(dataset, notes=(*loud, *dataset.notes)) if loud else dataset
+
+
+def open_datasets(specs: Sequence[str], split: str = "train") -> Dataset:
+    """Several data sets of the same classes as one, in their order; one alone as `open_dataset` opens it.
+
+    Raises:
+        DataError: a set has a class that the first has not, or another kind of truth. Else as `open_dataset`.
+    """
+    first = open_dataset(specs[0], split)
+    found = [first]
+    for spec in specs[1:]:
+        other = open_dataset(spec, split)
+        unknown = [name for name in other.classes if name not in first.classes]
+        if unknown or other.semantic != first.semantic:
+            what = f"the class {unknown[0]!r}" if unknown else "another kind of truth"
+            raise DataError(
+                f"{other.name} has {what}, which {first.name} has not.",
+                hint="Sets that are trained on together have the same classes.",
+            )
+        same = other.classes == first.classes
+        found.append(other if same else open_dataset(spec, split, classes=first.classes))
+    if len(found) == 1:
+        return first
+    problems = Problems()
+    for problem in (p for data in found for p in data.problems.items):
+        problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
+    truths = [truth for data in found for truth in data.truths]
+    notes = tuple(dict.fromkeys(note for data in found for note in data.notes))
+    name = " + ".join(data.name for data in found)
+    return Dataset(name, first.classes, truths, problems, notes=notes)
 
 
 def _home(path: str) -> Path:
@@ -80,6 +111,10 @@ def _open(kind: str, path: Path, split: str, classes: Sequence[str] | None) -> D
         from edgedet.data.masks import open_masks
 
         return open_masks(path, split, classes=classes)
+    if kind == "instances":
+        from edgedet.data.instances import open_instances
+
+        return open_instances(path, split, classes=classes)
     if kind == "folder":
         from edgedet.data.folder import open_folder
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
 from edgedet.contract.image_files import image_size, may_have, read_image
-from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, NO_LABELS
+from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, MASK_SIZE, NO_LABELS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
 
@@ -125,8 +125,8 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.truths)
 
-    def load(self, index: int) -> Sample:
-        """Image `index` with its truth; the image is (H, W, 3) uint8 RGB.
+    def load(self, index: int, *, masks: bool = False) -> Sample:
+        """Image `index` with its truth; the image is (H, W, 3) uint8 RGB. masks: with its instance masks.
 
         Raises:
             ImageError: the image is absent, truncated or of another size than its labels; also noted in
@@ -135,7 +135,22 @@ class Dataset:
         truth = self.truths[index]
         image = np.asarray(cv2.cvtColor(self.image(index), cv2.COLOR_BGR2RGB), np.uint8)
         classes = None if truth.class_map is None else self._class_map(truth.class_map, image.shape[:2])
-        return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes)
+        planes = self._masks_of(index, image.shape[:2]) if masks else None
+        return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes, planes)
+
+    def _masks_of(self, index: int, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """The instance masks, of the image's size; MaskError otherwise."""
+        planes = self.masks(index)
+        if planes.shape[1:] != size:
+            problem = MaskError(
+                self.truths[index].path,
+                MASK_SIZE,
+                f"its masks are {planes.shape[2]}x{planes.shape[1]}, it is {size[1]}x{size[0]}",
+                hint="Export the masks at their image's size.",
+            )
+            self.problems.add(problem.file, problem.kind, problem.detail)
+            raise problem
+        return planes
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image `index` as (H, W, 3) uint8 BGR, what a camera would give. Raises as `load`."""

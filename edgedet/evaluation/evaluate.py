@@ -15,12 +15,14 @@ import numpy.typing as npt
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
-from edgedet.contract.results import Detections, Result
+from edgedet.contract.results import Detections, Instances, Result, boxes_of
 from edgedet.contract.spec import ModelSpec, Task, Thresholds
+from edgedet.contract.text import printable
 from edgedet.data import Dataset, Truth
 from edgedet.data.clean import plain_name
 from edgedet.evaluation.ap import Curve, best_threshold, eleven_point, every_point, match
 from edgedet.evaluation.coco_ap import CocoAP, coco_ap
+from edgedet.evaluation.mask_ap import MaskAP
 from edgedet.evaluation.metrics import ClassMetrics, Metrics
 
 EVAL_THRESHOLDS = Thresholds(score=0.01, iou=0.45, pre_nms=2000, max_detections=100)
@@ -31,7 +33,7 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 Predict: TypeAlias = Callable[[Image], Result]
-"""image (H, W, 3) uint8 BGR -> what is in it, in its pixels: Detections or SegmentationMap."""
+"""image (H, W, 3) uint8 BGR -> what is in it, in its pixels: Detections, Instances or SegmentationMap."""
 
 
 class Engine(Protocol):
@@ -68,7 +70,8 @@ def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) 
     """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
-    postprocess = make_postprocessor(spec)
+    opened: Mapping[str, Engine] = getattr(engine, "stages", {})
+    postprocess = make_postprocessor(spec, {name: e.infer for name, e in opened.items()})
     batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
 
     def many(images: Sequence[Image]) -> list[Result]:
@@ -114,16 +117,22 @@ def evaluate(
     detections: list[Detections] = []
     truths: list[Truth] = []
     skipped: list[str] = []
+    masks, measured = MaskAP(len(dataset.classes)), 0
     for truth, result in predictions(
         predict, dataset, indices, dataset.truths.__getitem__, skipped, progress
     ):
-        if not isinstance(result, Detections):
+        boxes = boxes_of(result)
+        if boxes is None:
             raise DataError(
                 f"The model gives a {type(result).__name__}, not boxes to compare with {dataset.name}.",
                 hint="Evaluate a semantic model on masks: or voc-seg: data.",
             )
         truths.append(truth)
-        detections.append(_relabel(result, mapping))
+        detections.append(_relabel(boxes, mapping)[0])
+        if isinstance(result, Instances) and truth.masks is not None:
+            measured += 1
+            own, keep = _relabel(boxes, mapping)
+            masks.add(Instances(own, result.masks[keep]), truth.masks.read(), truth.labels, truth.ignore)
     notes += coverage(dataset, indices, skipped)
     known = sorted(set(mapping[mapping >= 0].tolist()))
     objects = sum(len(t.boxes) for t in truths)
@@ -134,6 +143,9 @@ def evaluate(
             found = coco_ap(detections, truths, len(dataset.classes))
         except MissingDependency as e:
             notes.append(f"no COCO AP: {e}")
+    shapes = masks.result(known) if measured else None
+    if shapes is not None and measured < len(truths):
+        notes.append(f"mask AP: {len(truths) - measured} images have no masks")
     curves = {k: match(detections, truths, k, iou=iou) for k in known}
     best_score, best_f1 = best_threshold(list(curves.values()))
     return Metrics(
@@ -149,6 +161,9 @@ def evaluate(
         coco_ap=found.ap if found else None,
         coco_ap50=found.ap50 if found else None,
         coco_ap75=found.ap75 if found else None,
+        mask_ap=shapes.ap if shapes else None,
+        mask_ap50=shapes.ap50 if shapes else None,
+        mask_ap75=shapes.ap75 if shapes else None,
         best_score=best_score,
         best_f1=best_f1,
         notes=(*notes, *dataset.notes),
@@ -292,11 +307,11 @@ def _class_metrics(name: str, curve: Curve, coco: float | None) -> ClassMetrics:
     )
 
 
-def _relabel(found: Detections, mapping: npt.NDArray[np.int64]) -> Detections:
-    """The detections in the data set's labels, without the classes it does not have."""
+def _relabel(found: Detections, mapping: npt.NDArray[np.int64]) -> tuple[Detections, npt.NDArray[np.bool_]]:
+    """The detections in the data set's labels, without the classes it does not have; which were kept."""
     labels = mapping[found.labels]
     keep = labels >= 0
-    return Detections(found.boxes[keep], found.scores[keep], labels[keep])
+    return Detections(found.boxes[keep], found.scores[keep], labels[keep]), keep
 
 
 def _only(truth: Truth, labels: Sequence[int]) -> Truth:
@@ -313,12 +328,18 @@ def _some(names: Sequence[str]) -> str:
 def _track(indices: Sequence[int], batch: int, what: str, progress: bool) -> Iterator[Sequence[int]]:
     """The indices in chunks of `batch`, under a progress bar on stderr if `progress`."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    what = printable(what)
+    columns = (
+        TextColumn("evaluate on {task.fields[data]}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not progress) as bar:
-        task = bar.add_task(f"evaluate on {what}", total=len(indices))
+        task = bar.add_task("", total=len(indices), data=what)
         for start in range(0, len(indices), batch):
             chunk = indices[start : start + batch]
             yield chunk

@@ -32,7 +32,8 @@ class Metrics:
 
     data: its name; fingerprint: of its labels; images: how many were evaluated; skipped: how many could
     not be read; iou: the overlap of the VOC figures; classes: those that model and data share;
-    coco_ap / coco_ap50 / coco_ap75: None where not computed; best_score: the score threshold at which F1
+    coco_ap / coco_ap50 / coco_ap75: None where not computed; mask_ap / mask_ap50 / mask_ap75: COCO's over the
+    overlap of masks, None where model or data has none; best_score: the score threshold at which F1
     over all classes is highest, None where nothing is found; best_f1: that F1, None without objects;
     notes: what a reader must know; not_measured: why there are no figures, empty where there are.
     """
@@ -46,6 +47,9 @@ class Metrics:
     coco_ap: float | None = None
     coco_ap50: float | None = None
     coco_ap75: float | None = None
+    mask_ap: float | None = None
+    mask_ap50: float | None = None
+    mask_ap75: float | None = None
     best_score: float | None = None
     best_f1: float | None = None
     notes: tuple[str, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedet.contract.postprocess import detections
+from edgedet.contract.postprocess import Tensors, detections, make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.results import Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec, Thresholds
@@ -37,6 +38,13 @@ def torch_under_test(
     prepare = Preprocessor(spec.input)
     buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
 
+    def run(name: str, tensors: Tensors) -> Tensors:
+        given = {key: torch.from_numpy(value).to(device) for key, value in tensors.items()}
+        return {key: t.float().cpu().numpy() for key, t in model.run_stage(name, given).items()}
+
+    stages = {s.name: functools.partial(run, s.name) for s in spec.stages}
+    postprocess = make_postprocessor(spec.with_(thresholds=thresholds), stages)
+
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
         inputs = torch.from_numpy(buffer[: len(images)]).to(device)
@@ -45,6 +53,10 @@ def torch_under_test(
         try:
             with torch.inference_mode():
                 heads = model(inputs.contiguous(memory_format=torch.channels_last))
+                if stages:
+                    return postprocess(
+                        {name: t.float().cpu().numpy() for name, t in heads.items()}, transforms
+                    )
                 found = {role: t.cpu() for role, t in model.decode(heads, spec.input.size).items()}
         finally:
             model.train(training)

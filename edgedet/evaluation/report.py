@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.table import Table
+from rich.text import Text
 
+from edgedet.contract.text import printable
 from edgedet.evaluation.metrics import ClassPixels, LocalisationMetrics, Metrics, SegmentationMetrics
 
 
@@ -13,7 +15,7 @@ def summary_table(results: Mapping[str, Metrics]) -> Table:
     """One row per model: the mean figures in percent, and the change of the 11-point AP against the first."""
     first = next(iter(results.values()))
     title = f"{first.data}: {first.images} images, VOC AP at IoU {first.iou:g}"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=_name(title), title_justify="left", box=None, pad_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("11-point", justify="right")  # may wrap: "not measured"
     for heading in ("every-point", "COCO AP", "AP50", "AP75", "best F1 (score)"):
@@ -26,7 +28,7 @@ def summary_table(results: Mapping[str, Metrics]) -> Table:
         row.append(percent(m.best_f1) + ("" if m.best_score is None else f" ({m.best_score:.2f})"))
         if len(results) > 1:
             row.append("" if m is first else change(m.ap11, first.ap11))
-        table.add_row(name, *row)
+        table.add_row(_name(name), *row)
     return table
 
 
@@ -37,14 +39,14 @@ def class_table(results: Mapping[str, Metrics]) -> Table:
     table.add_column("objects", justify="right")
     table.add_column("ignored", justify="right")
     for name in results:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(_name(name), justify="right", overflow="fold")
     found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
     # models may know different classes of the data
     names = dict.fromkeys(c.name for m in results.values() for c in m.classes)
     for label in names:
         one = next(classes[label] for classes in found.values() if label in classes)
         figures = [percent(c[label].ap11) if label in c else "--" for c in found.values()]
-        table.add_row(label, str(one.objects), str(one.ignored), *figures)
+        table.add_row(_name(label), str(one.objects), str(one.ignored), *figures)
     if len(names) > 1:
         table.add_row("[bold]mean", "", "", *(f"[bold]{percent(m.ap11)}" for m in results.values()))
     return table
@@ -54,7 +56,7 @@ def map_summary_table(results: Mapping[str, SegmentationMetrics]) -> Table:
     """One row per model: the mean figures in percent, and the change of the mean IoU against the first."""
     first = next(iter(results.values()))
     table = Table(
-        title=f"{first.data}: {first.images} images", title_justify="left", box=None, pad_edge=False
+        title=_name(f"{first.data}: {first.images} images"), title_justify="left", box=None, pad_edge=False
     )
     table.add_column("", overflow="fold")
     bands = [f"IoU within {t.radius} px" for t in first.trimaps]
@@ -68,7 +70,7 @@ def map_summary_table(results: Mapping[str, SegmentationMetrics]) -> Table:
         row += [percent(t.mean_iou) for t in m.trimaps]
         if len(results) > 1:
             row.append("" if m is first else change(m.mean_iou, first.mean_iou))
-        table.add_row(name, *row)
+        table.add_row(_name(name), *row)
     return table
 
 
@@ -78,13 +80,15 @@ def map_class_table(results: Mapping[str, SegmentationMetrics]) -> Table:
     table.add_column("class", no_wrap=True)
     table.add_column("of the truth", justify="right")
     for name in results:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(_name(name), justify="right", overflow="fold")
     found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
     first = next(iter(results.values()))
     for label in dict.fromkeys(c.name for m in results.values() for c in m.classes):
         figures = [_iou_dice(c.get(label)) for c in found.values()]
         known = next(classes[label] for classes in found.values() if label in classes)
-        table.add_row(label, f"{percent(known.truth / first.pixels if first.pixels else None)} %", *figures)
+        table.add_row(
+            _name(label), f"{percent(known.truth / first.pixels if first.pixels else None)} %", *figures
+        )
     means = (f"[bold]{percent(m.mean_iou)} / {percent(m.mean_dice)}" for m in results.values())
     table.add_row("[bold]mean", "", *means)
     return table
@@ -128,6 +132,11 @@ def localisation_class_table(results: Mapping[str, LocalisationMetrics]) -> Tabl
 
 def _iou_dice(figures: ClassPixels | None) -> str:
     return "--" if figures is None else f"{percent(figures.iou)} / {percent(figures.dice)}"
+
+
+def _name(name: str) -> Text:
+    """A name from a file or a path as it is: no markup, no escape sequence in it is obeyed."""
+    return Text(printable(name))
 
 
 def percent(value: float | None) -> str:

@@ -49,6 +49,9 @@ MODELS: dict[str, Entry] = {
         "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (352, 480)
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
+    "faster-rcnn": Entry("faster-rcnn", "edgedet.models.faster_rcnn:FasterRcnn", "detection", (320, 320)),
+    "mask-rcnn": Entry("mask-rcnn", "edgedet.models.mask_rcnn:MaskRcnn", "instance", (320, 320)),
+    "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
     "localizer": Entry(
         "localizer",
         "edgedet.models.localizer:Localizer",
@@ -79,7 +82,14 @@ def build(name: str, classes: int, **options: Any) -> Model:
     for option in options:
         if option not in known:
             raise UnknownName(f"option of {name}", option, known)
-    model: Model = kind(classes, **options)
+    try:
+        model: Model = kind(classes, **options)
+    except (TypeError, ValueError) as e:
+        given = ", ".join(f"{k}={v!r:.40}" for k, v in options.items())
+        raise UsageError(
+            f"{name} cannot be built with the options {given}: {e!s:.200}.",
+            hint="The model's docstring says what each takes.",
+        ) from e
     return model
 
 
@@ -103,6 +113,7 @@ def make_spec(
         decode=model.decode_spec(),
         classes=classes,
         thresholds=e.thresholds,
+        stages=model.stages((height, width)),
     )
     return spec.with_(**changes) if changes else spec
 

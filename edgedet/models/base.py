@@ -1,13 +1,14 @@
-"""What every model is: three methods, no type switches."""
+"""What every model is: three methods, no type switches; and what training may ask of it besides."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from edgedet.contract.spec import Decode, Output
+from edgedet.contract.spec import Decode, Output, Stage
 from edgedet.contract.targets import Targets
 
 
@@ -28,8 +29,23 @@ class Model(nn.Module, abc.ABC):
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """{term: scalar}, already weighted: the loss is their plain sum."""
 
-    def refine(self, weight: float) -> None:
-        """Add the model's late-training loss term with this weight (0 = none). Most models have none."""
+    def training_loss(self, images: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """What a training step minimises: (N, 3, H, W) normalised, one `Targets` an image -> {term: scalar}.
+
+        By default the loss of the heads. Two-stage models override it: while they train, their second
+        stage sees regions that are sampled with the truth at hand. Every parameter that is trained should
+        have a gradient in every step, 0 where there is nothing to learn from: several processes wait for
+        each other's. Losses are to be computed without autocast, in float32.
+        """
+        heads = self(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.loss(heads, targets)
+
+    def begin_epoch(self, share: float) -> None:
+        """Called before each epoch with the share of the training that is done, from 0 to below 1.
+
+        For losses that change on the way. Most models have none.
+        """
 
     @abc.abstractmethod
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
@@ -45,3 +61,14 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode_spec(self) -> Decode:
         """What `decode` does, for the spec: a kind of `contract.decode.DECODERS` and its parameters."""
+
+    def stages(self, size: tuple[int, int]) -> tuple[Stage, ...]:
+        """The graphs that run after NMS, for the spec; their inputs of the first graph by its names.
+
+        Most models have none. `size`: (height, width) of the input.
+        """
+        return ()
+
+    def run_stage(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The stage of this name: its inputs -> its outputs, by the names that `stages` gives."""
+        raise KeyError(name)

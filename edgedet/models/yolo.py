@@ -10,7 +10,8 @@ Where this departs from the paper, and why:
 - The head is convolutional instead of two dense layers (section 2.1), so S follows from the input size
   (S = size / 16, 20 x 20 at 320 px; Sy and Sx may differ) and the network exports at any size.
 - Features of stride 32 join those of stride 16, as in FPN, so that the cells can be small: one cell, one
-  object, and crowds need many cells.
+  object, and crowds need many cells. With `neck="fpn"` a whole feature pyramid of strides 8, 16 and 32
+  (lecture, "FPN") is brought to the stride of the grid.
 - w and h are fractions of the image at the training size, whatever size the network later runs at: what
   a convolution sees of an object is its pixels, not its share of the image.
 - The confidence passes through a sigmoid; x, y, sqrt w, sqrt h are linear, as in the paper: an object as
@@ -31,11 +32,13 @@ from torch import Tensor, nn
 
 from edgedet.contract import decode as decoders
 from edgedet.contract.boxes import area, giou, iou, pairwise_iou, to_centre
+from edgedet.contract.errors import UnknownName
 from edgedet.contract.spec import Decode, Output
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
 from edgedet.models.base import Model
 from edgedet.models.layers import conv_norm_act
+from edgedet.models.necks import Fpn
 
 
 class Yolo(Model):
@@ -46,7 +49,13 @@ class Yolo(Model):
         boxes_per_cell: B, 2 in the paper.
         size: (height, width) the network is trained at; w and h are its fractions.
         width: channels of the head.
+        neck: "none", or "fpn".
+        giou: weight of the loss term that asks for tight boxes (`YoloLoss`), 0 = none; giou_from: the share
+            of the training, 0 to 1, that is done before it is added.
         pretrained: start from ImageNet weights.
+
+    Raises:
+        UnknownName: another neck.
     """
 
     stride = 32
@@ -60,7 +69,10 @@ class Yolo(Model):
         boxes_per_cell: int = 2,
         size: Sequence[int] = (320, 320),
         width: int = 192,
+        neck: str = "none",
         probability_loss: str = "cross_entropy",
+        giou: float = 0.0,
+        giou_from: float = 0.0,
         pretrained: bool = True,
         frozen_norms: bool = True,
         frozen_stages: int = 2,
@@ -69,19 +81,27 @@ class Yolo(Model):
         self.classes = classes
         self.boxes_per_cell = boxes_per_cell
         self.size = (size[0], size[1])
+        if neck not in ("none", "fpn"):
+            raise UnknownName("neck", neck, ("none", "fpn"))
+        strides = (8, 16, 32) if neck == "fpn" else (16, 32)
         self.backbone = Backbone(
-            (16, 32), pretrained=pretrained, frozen_norms=frozen_norms, frozen_stages=frozen_stages
+            strides, pretrained=pretrained, frozen_norms=frozen_norms, frozen_stages=frozen_stages
         )
-        fine, coarse = self.backbone.channels
-        self.fine = conv_norm_act(fine, width // 2, 1)
-        self.coarse = conv_norm_act(coarse, width // 2, 1)
+        self.neck = Fpn(self.backbone.channels, width // 3) if neck == "fpn" else None
+        if self.neck is None:
+            fine, coarse = self.backbone.channels
+            self.fine = conv_norm_act(fine, width // 2, 1)
+            self.coarse = conv_norm_act(coarse, width // 2, 1)
+        joined = 2 * (width // 2) if self.neck is None else 3 * self.neck.width
         self.head = nn.Sequential(
-            conv_norm_act(width, width, 3),
+            conv_norm_act(joined, width, 3),
             conv_norm_act(width, width, 5, groups=width),
             conv_norm_act(width, width, 1),
             nn.Conv2d(width, 5 * boxes_per_cell + classes, 1),
         )
         self.criterion = YoloLoss(boxes_per_cell, probability_loss=probability_loss)
+        self.giou, self.giou_from = giou, giou_from
+        self.begin_epoch(0.0)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -99,19 +119,24 @@ class Yolo(Model):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalised, H and W multiples of 32 -> {"grid": (N, 5B + K, H/16, W/16)}."""
-        fine, coarse = self.backbone(images)
-        wide = nn.functional.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
-        joined = torch.cat([self.fine(fine), wide], dim=1)  # (N, width, S, S)
-        return {"grid": self.head(joined)}
+        return {"grid": self.head(self._joined(self.backbone(images)))}
+
+    def _joined(self, levels: list[Tensor]) -> Tensor:
+        """The backbone's features at the stride of the grid: (N, about width, Sy, Sx)."""
+        if self.neck is None:
+            fine, coarse = levels
+            return torch.cat([self.fine(fine), _doubled(self.coarse(coarse))], dim=1)
+        finer, fine, coarse = self.neck(levels)
+        return torch.cat([nn.functional.max_pool2d(finer, 2), fine, _doubled(coarse)], dim=1)
 
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
         """The lecture's loss, term by term: see `YoloLoss`."""
         terms: dict[str, Tensor] = self.criterion(heads["grid"], targets, self.cell, self.size)
         return terms
 
-    def refine(self, weight: float) -> None:
-        """From now on the loss has its "giou" term, with this weight."""
-        self.criterion.refine = weight
+    def begin_epoch(self, share: float) -> None:
+        """The loss has its "giou" term from `giou_from` on."""
+        self.criterion.giou = self.giou if share >= self.giou_from else 0.0
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Heads -> boxes (N, A, 4) in network pixels and scores (N, A, K): `edgedet.contract.decode.yolo`."""
@@ -126,6 +151,11 @@ class Yolo(Model):
     def decode_spec(self) -> Decode:
         """`edgedet.contract.decode.yolo` with B and the training size."""
         return Decode("yolo", {"boxes_per_cell": self.boxes_per_cell, "side": list(self.size)})
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, C, 2h, 2w), nearest neighbour."""
+    return nn.functional.interpolate(maps, scale_factor=2.0, mode="nearest")
 
 
 class YoloLoss(nn.Module):
@@ -146,11 +176,11 @@ class YoloLoss(nn.Module):
     punished for their confidence ("no_object") are the cells that hold the centre of an ignored object,
     and, as in YOLO v2 and v3, boxes that overlap an object by more than `good_enough`.
 
-    `refine` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
+    `giou` adds what neither text has, a term that asks for tight boxes directly (Rezatofighi et al.
     2019), of the answering cell and of those beside it inside the object (`cells_beside`), as any of
     them may be the one that sees the object best; 0 leaves it out:
 
-      + refine sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
+      + giou sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
 
     Args:
         probability_loss: of class probabilities and confidence: "cross_entropy", or "squared" as the
@@ -176,7 +206,7 @@ class YoloLoss(nn.Module):
         self.no_object = no_object
         self.good_enough = good_enough
         self.probability_loss = probability_loss
-        self.refine = 0.0
+        self.giou = 0.0
 
     def forward(
         self, grid: Tensor, targets: Sequence[Targets], cell: int, side: tuple[int, int]
@@ -228,7 +258,7 @@ class YoloLoss(nn.Module):
             "no_object": self.no_object * nothing / n,
             "class": kind / n,
         }
-        if self.refine:
+        if self.giou:
             beside, owner = cells_beside(where, truth, rows, cols, cell)
             near = torch.cat([where, beside])
             owner = torch.cat([torch.arange(len(where), device=grid.device), owner])
@@ -236,7 +266,7 @@ class YoloLoss(nn.Module):
             best = iou(candidates.detach(), truth[owner][:, None, :]).argmax(dim=1)
             tight = giou(candidates[torch.arange(len(near), device=grid.device), best], truth[owner])
             share = 1 / torch.bincount(owner, minlength=len(where)).to(tight.dtype)
-            terms["giou"] = self.refine * ((1 - tight) * share[owner]).sum() / n
+            terms["giou"] = self.giou * ((1 - tight) * share[owner]).sum() / n
         return terms
 
     def _error(self, logits: Tensor, wanted: Tensor) -> Tensor:

@@ -52,10 +52,25 @@ class Samples(Dataset[Any]):
     """Augmented samples by (epoch, index); the augmentation depends on seed, epoch and index alone.
 
     An unreadable image, or one whose mask cannot be used, is replaced by the next good one, and said.
+
+    Args:
+        mild: takes the place of `transform` from the epoch `mild_from` on, counted from 0.
+        masks: instance masks too.
     """
 
-    def __init__(self, source: Source, transform: v2.Compose, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        transform: v2.Compose,
+        seed: int,
+        *,
+        mild: v2.Compose | None = None,
+        mild_from: int = 0,
+        masks: bool = False,
+    ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
+        self.mild, self.mild_from = mild, mild_from
+        self.masks = masks
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Item] | EdgedetError:
         """The samples of one batch, or the error: raised in a loader process, it would become a traceback."""
@@ -71,14 +86,18 @@ class Samples(Dataset[Any]):
         known = len(self.source.problems)
         sample = self._readable(index)
         torch.manual_seed(mixed(self.seed, epoch, index))
-        image, targets = apply(self.transform, sample)
+        image, targets = apply(self.transform_in(epoch), sample)
         return image, targets, self.source.problems.items[known:]
+
+    def transform_in(self, epoch: int) -> v2.Compose:
+        """The augmentation of an epoch."""
+        return self.mild if self.mild is not None and epoch >= self.mild_from else self.transform
 
     def _readable(self, index: int) -> Sample:
         first = ""
         for step in range(len(self.source)):
             try:
-                return self.source.load((index + step) % len(self.source))
+                return self.source.load((index + step) % len(self.source), masks=self.masks)
             except (ImageError, MaskError) as e:
                 first = first or e.message
         raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {first}")
@@ -122,7 +141,7 @@ class Loader:
     """
 
     def __init__(self, samples: Samples, order: Order, workers: int) -> None:
-        self.workers = workers
+        self.samples, self.workers = samples, workers
         self._processes: set[multiprocessing.process.BaseProcess] = set()
         self._batches: DataLoader[Packed] = DataLoader(
             samples,
@@ -181,7 +200,8 @@ def pack(items: list[Item] | EdgedetError) -> Packed:
 def converted(targets: Targets, convert: Callable[[Any], Any]) -> Targets:
     """The targets with each array converted."""
     boxes, labels, ignore = (convert(a) for a in (targets.boxes, targets.labels, targets.ignore))
-    return Targets(boxes, labels, ignore, None if targets.class_map is None else convert(targets.class_map))
+    planes = (None if a is None else convert(a) for a in (targets.class_map, targets.masks))
+    return Targets(boxes, labels, ignore, *planes)
 
 
 def _start(worker: int) -> None:

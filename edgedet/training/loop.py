@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedet.contract.errors import DataError, EmptyDataset, TrainingError
+from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
@@ -33,12 +33,25 @@ from edgedet.models.base import Model
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.failures import named
+from edgedet.training.optimise import (
+    Normalise,
+    TrainingLoss,
+    amp_dtype,
+    learning_rate,
+    parameter_groups,
+    update_average,
+)
 from edgedet.training.processes import Processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
 from edgedet.training.signals import Stopped, StopRequest
 from edgedet.training.state import Progress, check_finite, load_into, save_state
 from edgedet.training.tasks import TRAINING, Measured
+
+MOST_SKIPPED = 20
+"""Steps in a row that may be skipped; float16 needs up to 16 to find the scale of its first gradients."""
+
+_CALMER = "Lower --lr, or run with --amp off. What was saved is from before."
 
 
 @dataclass
@@ -100,7 +113,10 @@ class Trainer:
                 hint="Check the labels' folder and format; edgedet reads them as voc:, coco: or yolo: says.",
             )
         red, green, blue = (round(255 * m) for m in self.spec.input.mean)
-        transform = self.task.transform(self.spec.input.size, self.recipe, (red, green, blue))
+        seen, mild = (
+            self.task.transform(self.spec.input.size, self.recipe, (red, green, blue), m)
+            for m in (False, True)
+        )
         self.order = Order(
             len(self.train),
             self.recipe.batch,
@@ -114,13 +130,27 @@ class Trainer:
                 f"fewer than one batch of {self.recipe.batch}.",
                 hint="Use a smaller --batch.",
             )
+        if self.recipe.patience and self.val is None:
+            raise UsageError(
+                f"--patience {self.recipe.patience} waits for a better validation, and there is none.",
+                hint="Leave it out, or validate (--val-split).",
+            )
         if self.recipe.batch < self.processes.world:
             raise TrainingError(
                 f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
                 hint="Use a larger --batch, or fewer processes.",
             )
-        self.batches = Loader(Samples(self.train, transform, self.seed), self.order, self.workers)
+        samples = Samples(
+            self.train,
+            seen,
+            self.seed,
+            mild=mild,
+            mild_from=self.recipe.epochs - self.recipe.mild_epochs,
+            masks=self.task.instances,
+        )
+        self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
+        self._skipped_in_a_row = 0
 
     def resume(self) -> None:
         """Go on from the folder's state file."""
@@ -167,7 +197,7 @@ class Trainer:
     def _epoch(self, wrapped: nn.Module) -> Iterator[dict[str, Any]]:
         self.order.epoch, self.order.start = self.progress.epoch, self.progress.batch
         self.model.train()
-        self.model.refine(self.recipe.refine if self.progress.epoch >= self.recipe.refine_from else 0.0)
+        self.model.begin_epoch(self.progress.epoch / self.recipe.epochs)
         started = time.monotonic()
         batches = iter(self.batches)
         while (batch := self._next(batches)) is not None:
@@ -206,39 +236,49 @@ class Trainer:
         images, targets, problems = batch
         for problem in problems:
             self.train.problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
-        step, total = self.progress.step, self.recipe.epochs * len(self.order)
-        factor = learning_rate(step, total, self.recipe)
+        step, steps = self.progress.step, self.recipe.epochs * len(self.order)
+        factor = learning_rate(step, steps, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * group["share"] * factor
         torch.manual_seed(mixed(self.seed, step, self.processes.rank))
 
         with torch.autocast(self.processes.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            heads = wrapped(self.normalise(images))
-        terms = self.model.loss(heads, targets)
+            terms = wrapped(self.normalise(images), targets)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        # losses are means over images, gradients over processes, which may have one image more than others
+        share = len(images) * self.processes.world / self.recipe.batch
+        self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        values = torch.stack([*terms.values(), loss, norm]).detach().tolist()
-        # with float16 the scaler skips steps whose gradients are too large for it
-        for what, value in (
-            ("loss", values[-2]),
-            ("gradient", 0.0 if self.scaler.is_enabled() else values[-1]),
-        ):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"The {what} became {value} at step {step} (epoch {self.progress.epoch}).",
-                    hint="Lower --lr, or run with --amp off. What was saved is from before.",
-                )
-        self.scaler.step(self.optimizer)
+        *values, total_loss, length = torch.stack([*terms.values(), loss, norm]).detach().tolist()
+        if not math.isfinite(total_loss):
+            raise TrainingError(
+                f"The loss became {total_loss} at step {step} (epoch {self.progress.epoch}).", hint=_CALMER
+            )
+        event = {"step": step, "epoch": self.progress.epoch, "lr": self.recipe.lr * factor}
+        event |= dict(zip(terms, values, strict=True)) | {"loss": total_loss}
+        if math.isfinite(length):
+            self.scaler.step(self.optimizer)
+            update_average(self.average, self.model, self.recipe.ema, step)
+            self._skipped_in_a_row = 0
+            event["gradient_norm"] = length
+        else:  # the same in every process: gradients are means over them
+            self._skip(step)
+            event["skipped"] = 1
         self.scaler.update()
-        update_average(self.average, self.model, self.recipe.ema, step)
-        names = [*terms, "loss", "gradient_norm"]
-        rate = self.recipe.lr * factor
-        return {"step": step, "epoch": self.progress.epoch, "lr": rate} | dict(
-            zip(names, values, strict=True)
-        )
+        return event
+
+    def _skip(self, step: int) -> None:
+        """Count a step whose gradient is not finite: it would make every weight it reaches so."""
+        self.progress.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MOST_SKIPPED:
+            raise TrainingError(
+                f"The gradient was not finite in {MOST_SKIPPED} steps in a row, to step {step} "
+                f"(epoch {self.progress.epoch}); {self.progress.skipped} steps were skipped in all.",
+                hint=_CALMER,
+            )
 
     def _validate(self) -> dict[str, Any]:
         """The score of the averaged weights, on the main process; every process learns the result.
@@ -313,67 +353,15 @@ class Trainer:
         return 2 * (3 * weights + moments)
 
     def _distributed(self) -> nn.Module:
+        step = TrainingLoss(self.model)
         if self.processes.world == 1:
-            return self.model
-        return DistributedDataParallel(self.model, forward_sync_buffers=False)
-
-
-class Normalise:
-    """uint8 RGB (N, 3, H, W) on any device -> float network input, as `contract.preprocess` makes it."""
-
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
-        self.device = device
-        self.mean = torch.tensor(spec.input.mean, device=device).view(1, 3, 1, 1) * 255
-        self.std = torch.tensor(spec.input.std, device=device).view(1, 3, 1, 1) * 255
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """See the class."""
-        x = images.to(self.device, non_blocking=True).float()
-        return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+            return step
+        return DistributedDataParallel(step, forward_sync_buffers=False)
 
 
 def objects(data: Dataset) -> int:
     """Boxes that can be learned from."""
     return sum(int((~t.ignore).sum()) for t in data.truths)
-
-
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Trainable parameters by (pretrained or fresh) x (decayed or not); biases and norms do not decay."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            share = recipe.backbone_lr if name.startswith("backbone.") else 1.0
-            decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
-            groups.setdefault((share, decay), []).append(parameter)
-    return [{"params": p, "share": share, "weight_decay": decay} for (share, decay), p in groups.items()]
-
-
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    """The factor on the peak rate: linear warm-up, then a cosine from 1 to `final_lr`."""
-    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
-    return warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Exponential moving average of all floating point state; short-sighted in the first steps."""
-    decay = min(decay, (step + 2) / (step + 11))
-    theirs, ours = list(average.state_dict().values()), list(model.state_dict().values())
-    floats = [(t, o) for t, o in zip(theirs, ours, strict=True) if t.is_floating_point()]
-    torch._foreach_lerp_([t for t, _ in floats], [o for _, o in floats], 1 - decay)
-    for mine, other in zip(theirs, ours, strict=True):
-        if not mine.is_floating_point():
-            mine.copy_(other)
-
-
-def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """Mixed precision: "off", "bf16", "fp16", or "auto": bf16 (else fp16) on a GPU, off on a CPU."""
-    if choice == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choice]
 
 
 @contextlib.contextmanager

@@ -21,8 +21,7 @@ class Recipe:
         ema: decay of the averaged weights, which are what is evaluated and saved.
         clip: gradient norm limit.
         patience: stop when the validation score has not risen for this many evaluations; 0 = never.
-        refine: weight of the model's late loss term (YOLO: GIoU), 0 = none.
-        refine_from: the epoch, counted from 0, it is added from.
+        mild_epochs: so many epochs at the end see a detector's images expanded and cropped by little only.
         window: height and width of the windows that a semantic model is trained on, cut from the images;
             none: of the network's input size.
         scale: range of the scale of those windows; 1 shows the whole image, as large as it fits.
@@ -40,8 +39,7 @@ class Recipe:
     ema: float = 0.998
     clip: float = 10.0
     patience: int = 0
-    refine: float = 0.0
-    refine_from: int = 0
+    mild_epochs: int = 0
     window: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     upright: bool = True
@@ -59,9 +57,15 @@ SEGMENTATION = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends
-    "yolo": Recipe(epochs=18, refine=4.0),
+    "yolo": Recipe(epochs=18, model={"giou": 4.0}),
     # few images (those with one object), so many passes over them; best from the shipped YOLO's weights
     "localizer": Recipe(epochs=40),
+    # the pyramid's stride 8 finds the small fifth of VOC's objects, which the plain levels miss
+    "ssd": Recipe(epochs=30, mild_epochs=4, model={"neck": "fpn"}),
+    # a step costs twice YOLO's; its regions are found early, 16 epochs settle their classes
+    "faster-rcnn": Recipe(epochs=16, mild_epochs=3, model={"neck": "fpn"}),
+    # from faster-rcnn's weights (--weights), on Penn-Fudan's 120 images: the mask head is fresh
+    "mask-rcnn": Recipe(epochs=60, batch=8, mild_epochs=6, ema=0.99, model={"neck": "fpn"}),
     # street scenes: windows of half the image's pixels, at 0.7 to 1.5 of the scale the network will see;
     # Dice gives poles and signs a say beside road and sky
     "fcn": SEGMENTATION,

@@ -3,7 +3,7 @@
 run.json            the command, settings, seed, data, versions and hardware
 state.safetensors   all that is needed to go on
 best.safetensors    the averaged weights of the best validation, with their spec
-steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm
+steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped)
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
 .lock               locked while a training is at work here

@@ -20,6 +20,7 @@ class Progress:
     """Where a run stands. `batch` batches of epoch `epoch` are done, `step` optimiser steps in all.
 
     best: the highest score of a validation, of epoch `best_epoch`; None while nothing was measured.
+    skipped: steps that changed nothing, as their gradient was not finite.
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Progress:
     best: float | None = None
     best_epoch: int | None = None
     finished: bool = False
+    skipped: int = 0
 
 
 def save_state(
@@ -98,9 +100,9 @@ def _progress(fields: dict[str, Any]) -> Progress:
     if fields.get("best") == -1.0:  # how earlier versions said "none"
         fields = fields | {"best": None, "best_epoch": None}
     found = Progress(**fields)
-    counts = (found.epoch, found.batch, found.step)
+    counts = (found.epoch, found.batch, found.step, found.skipped)
     if not all(type(n) is int and n >= 0 for n in counts) or type(found.finished) is not bool:
-        raise ValueError(f"epoch, batch, step, finished are {(*counts, found.finished)}")
+        raise ValueError(f"epoch, batch, step, skipped, finished are {(*counts, found.finished)}")
     if not isinstance(found.best, (float, int, NoneType)) or not isinstance(
         found.best_epoch, (int, NoneType)
     ):

@@ -36,23 +36,30 @@ class Training:
     """One task.
 
     score: the measure's name in messages; metric: its key in `ModelSpec.metrics`, before "@data";
-    transform: (input size, recipe, fill) -> the augmentation; evaluate: (predict, dataset, limit=,
-    progress=) -> metrics; value: metrics -> the score, in [0, 1], None if there was nothing to measure;
-    semantic: trained on class maps, not on boxes; select: the images of a data set that are of use.
+    transform: (input size, recipe, fill, mild) -> the augmentation, `mild` in the last epochs;
+    evaluate: (predict, dataset, limit=, progress=) -> metrics; value: metrics -> the score, in [0, 1],
+    None if there was nothing to measure; semantic: trained on class maps, not on boxes; instances: with a
+    mask for each box; select: the images of a data set that are of use.
     """
 
     score: str
     metric: str
-    transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int]], v2.Compose]
+    transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int], bool], v2.Compose]
     evaluate: Callable[..., Measured]
     value: Callable[[Measured], float | None]
     semantic: bool = False
+    instances: bool = False
     select: Callable[[Dataset], Dataset] = _all
 
 
 def _ap11(metrics: Measured) -> float | None:
     assert isinstance(metrics, Metrics)
     return metrics.ap11 if any(c.objects for c in metrics.classes) else None
+
+
+def _mask_ap50(metrics: Measured) -> float | None:
+    assert isinstance(metrics, Metrics)
+    return metrics.mask_ap50
 
 
 def _mean_iou(metrics: Measured) -> float | None:
@@ -65,15 +72,15 @@ def _box_iou(metrics: Measured) -> float | None:
     return metrics.mean_iou
 
 
-def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
-    return detection_transform(size, train=True, fill=fill)
+def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
+    return detection_transform(size, train=True, fill=fill, mild=mild)
 
 
-def _one_box(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
+def _one_box(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
     return localisation_transform(size, train=True, fill=fill)
 
 
-def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int]) -> v2.Compose:
+def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
     window = recipe.window or size
     return segmentation_transform(window, train=True, fill=fill, scale=recipe.scale, upright=recipe.upright)
 
@@ -84,5 +91,12 @@ _ONE_BOX = Training(
     "mean IoU", "mean_box_IoU", _one_box, evaluate_localisation, _box_iou, select=with_one_object
 )
 
-TRAINING: dict[Task, Training] = {"detection": _BOXES, "localisation": _ONE_BOX, "semantic": _MAPS}
+_MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50)
+
+TRAINING: dict[Task, Training] = {
+    "detection": _BOXES,
+    "localisation": _ONE_BOX,
+    "semantic": _MAPS,
+    "instance": _MASKS,
+}
 """Task -> how it is trained."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import onnx
 
-from edgedet.calib.observe import CONVOLUTIONS
+from edgedet.calib.features import CONVOLUTIONS
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:

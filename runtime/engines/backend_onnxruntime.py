@@ -26,6 +26,7 @@ from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.engine import (
     Array,
+    Engine,
     check_graph,
     checked_batch,
     checked_inputs,
@@ -84,6 +85,7 @@ class OnnxRuntimeEngine:
         exact: bool = False,
     ) -> None:
         self.spec = spec
+        self.stages: dict[str, Engine] = {}
         self.streams = streams
         self.name = f"ONNX Runtime {device} {spec.precision}" + " exact" * exact
         options = ort.SessionOptions()
@@ -128,6 +130,8 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """See Engine."""
+        for stage in self.stages.values():
+            stage.close()
         self._workers.shutdown(wait=True)
         self._session = None
 

@@ -25,6 +25,7 @@ from edgedet.contract.errors import EngineError, MissingDependency
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.engines.engine import (
     Array,
+    Engine,
     check_graph,
     checked_batch,
     checked_inputs,
@@ -76,6 +77,7 @@ class OpenVinoEngine:
         self, path: Path, spec: ModelSpec, device: str, threads: int | None, precision: str, streams: int
     ) -> None:
         self.spec = spec
+        self.stages: dict[str, Engine] = {}
         self.streams = streams
         core = self._core = _core()
         self._device = device
@@ -166,6 +168,8 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """See Engine."""
+        for stage in self.stages.values():
+            stage.close()
         self._direct.clear()
         self._compiled.clear()
         self._model = None

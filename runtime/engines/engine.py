@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
-from edgedet.contract.spec import ModelSpec
-from edgedet.runtime.engines.onnx_metadata import read_spec
+from edgedet.contract.spec import ModelSpec, Stage, Tensor
+from edgedet.runtime.engines.onnx_metadata import checked_metadata, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -96,6 +96,10 @@ class Engine(Protocol):
     def streams(self) -> int:
         """How many inferences it runs at the same time."""
 
+    @property
+    def stages(self) -> Mapping[str, Engine]:
+        """The engines of its spec's `stages`, by their names; closed with it."""
+
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Tensors by name -> tensors by name, the caller's to keep.
 
@@ -128,7 +132,7 @@ def open_engine(
     """Open an artifact.
 
     Args:
-        path: the file; its ending says which engines can take it.
+        path: the file; its ending says which engines can take it. The graphs of its stages lie beside it.
         engine: "auto" (for .onnx: OpenVINO where installed, else ONNX Runtime) or a name of ENGINES.
         device: the library's own name of a device; the CPU by default.
         threads: CPU threads for inference; the library's choice (one per core) by default.
@@ -150,11 +154,72 @@ def open_engine(
     chosen = _choose(path, engine)
     if spec is None:
         spec = artifact_spec(path)
+    elif not is_plan(path):
+        checked_metadata(path)  # a damaged graph can end the process, whoever described it
     backend = importlib.import_module(chosen.module)
-    opened: Engine = backend.open_model(
-        path, spec, device=device, threads=threads, precision=precision, streams=streams
-    )
-    return opened
+
+    def open_one(file: Path, what: ModelSpec) -> Any:
+        return backend.open_model(
+            file, what, device=device, threads=threads, precision=precision, streams=streams
+        )
+
+    opened = open_one(path, spec)
+    try:
+        for stage in spec.stages:
+            file = path.with_name(stage.file)
+            _check_stage(file, path, stage)
+            opened.stages[stage.name] = open_one(file, stage_spec(spec, stage))
+    except BaseException:
+        opened.close()
+        raise
+    engine_: Engine = opened
+    return engine_
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """The tensor of a stage that says how many images a batch has: what `spec.Input` is of a first graph."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    batch: int | None
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What an engine needs to know of a stage's graph: the part of `ModelSpec` that describes tensors."""
+
+    model: str
+    precision: str
+    input: StageInput
+    extra_inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def stage_spec(spec: ModelSpec, stage: Stage) -> ModelSpec:
+    """The tensors of a stage, for the functions that open an engine."""
+    first, *others = stage.inputs
+    given = StageInput(first.name, first.shape, first.dtype, spec.input.batch)
+    described = StageSpec(f"{spec.model} {stage.name}", spec.precision, given, tuple(others), stage.outputs)
+    return cast(ModelSpec, described)  # no image goes in, nothing of it is decoded: only its tensors are read
+
+
+def stages_of(engine: Any) -> dict[str, Callable[[Mapping[str, Array]], Mapping[str, Array]]]:
+    """`infer` of each stage of an engine, for `make_postprocessor`."""
+    stages: Mapping[str, Engine] = getattr(engine, "stages", {})
+    return {name: opened.infer for name, opened in stages.items()}
+
+
+def _check_stage(file: Path, path: Path, stage: Stage) -> None:
+    """EngineError unless the second graph of an artifact lies beside it, whole."""
+    if not file.is_file():
+        raise EngineError(
+            f"{path} needs {stage.file}, its stage {stage.name!r}, beside it: there is no such file.",
+            hint="The two files are one artifact: copy both, or export the model again.",
+        )
+    if not is_plan(file):
+        checked_metadata(file)
 
 
 def artifact_spec(path: Path) -> ModelSpec:

@@ -42,18 +42,27 @@ def read_spec(path: Path) -> ModelSpec:
         EngineError: there is no such file, it is not a whole ONNX file, or its graph does not hang together.
         SpecError: it carries no spec, or one this edgedet cannot read.
     """
-    spec = read_metadata(path).get(SPEC_KEY)
+    spec = checked_metadata(path).get(SPEC_KEY)
     if spec is None:
         raise SpecError(
             f"{path} carries no edgedet spec: it is an ONNX file that edgedet did not export.",
             hint="Export the model with edgedet-export; what its tensors mean is never guessed.",
         )
+    return ModelSpec.from_json(spec)
+
+
+def checked_metadata(path: Path) -> dict[str, str]:
+    """As `read_metadata`, of a file whose graph hangs together: what a library may be given.
+
+    Raises EngineError like `read_spec`.
+    """
+    found = read_metadata(path)
     with _reading(path) as f:
         for field, _, end in fields(f, os.fstat(f.fileno()).st_size):
             why = problem(f, end) if field == _MODEL_GRAPH and end is not None else ""
             if why:
                 raise EngineError(f"The graph in {path} is damaged: {why}.", hint=_AGAIN)
-    return ModelSpec.from_json(spec)
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -142,11 +151,13 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     """The file, open; what goes wrong inside the block as EngineError."""
     try:
         with open_regular(path) as f:
-            yield f
+            try:
+                yield f
+            except (MalformedError, UnicodeDecodeError):
+                # the size of what was read: by now the path may lead elsewhere, or nowhere
+                raise _not_onnx(path, os.fstat(f.fileno()).st_size) from None
     except OSError as e:
         raise EngineError(f"Cannot read {path}: {e.strerror or e}.", hint="Check the path.") from e
-    except (MalformedError, UnicodeDecodeError):
-        raise _not_onnx(path) from None
 
 
 def _sha256(f: BinaryIO, start: int, end: int) -> str:
@@ -162,8 +173,8 @@ def _sha256(f: BinaryIO, start: int, end: int) -> str:
     return digest.hexdigest()
 
 
-def _not_onnx(path: Path) -> EngineError:
+def _not_onnx(path: Path, size: int) -> EngineError:
     return EngineError(
-        f"{path} is not a whole ONNX file ({path.stat().st_size} bytes).",
+        f"{path} is not a whole ONNX file ({size} bytes).",
         hint="It may be truncated or of another kind: export the model again with edgedet-export.",
     )

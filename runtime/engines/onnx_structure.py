@@ -30,11 +30,14 @@ _LEAST = {
 }
 """Operator -> how many inputs it needs at least; 1 for those not named."""
 
+_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+"""Operators with graphs inside. Nothing bounds how long a loop runs, and no engine can be stopped in one."""
+
 
 def problem(f: BinaryIO, end: int) -> str:
     """What is wrong with the graph between here and `end`, in a few words; empty if nothing is.
 
-    Graphs inside nodes (If, Loop) are not looked at. Raises what `fields` and `text` raise.
+    Raises what `fields` and `text` raise.
     """
     inputs: list[str] = []
     outputs: list[str] = []
@@ -60,6 +63,8 @@ def problem(f: BinaryIO, end: int) -> str:
             return "it holds sparse tensors, which edgedet does not write"
     known.update(inputs)
     for op, taken, given in nodes:
+        if op in _CONTROL:
+            return f"a node {op!r} holds a graph of its own, which edgedet neither writes nor runs"
         needed = _LEAST.get(op, 1)
         if len(taken) < needed or not all(taken[:needed]):
             return f"a node {op!r} lacks one of its {needed} inputs"

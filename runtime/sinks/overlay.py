@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.frames import check_image
-from edgedet.contract.results import Detections, Result, SegmentationMap
+from edgedet.contract.results import Detections, Instances, Result, SegmentationMap
 from edgedet.contract.text import printable
 
 Image = npt.NDArray[np.uint8]
@@ -115,6 +115,22 @@ def draw_detections(image: Image, result: Result, overlay: Overlay, style: Style
         draw_label(image, f"{overlay.classes[label]} {score:.2f}", (x0, y0), colour, style)
 
 
+def draw_instances(image: Image, result: Result, overlay: Overlay, style: Style) -> None:
+    """Each object's colour over its pixels, the best last, then the boxes as `draw_detections`."""
+    assert isinstance(result, Instances)
+    labels = result.detections.labels.tolist()
+    for i in reversed(range(len(result))):
+        place, probability = result.window(i, (image.shape[0], image.shape[1]))
+        if probability.size:
+            inside = probability > 0.5
+            part = image[place]
+            painted = part * np.float32(1 - _OPACITY) + np.float32(_OPACITY) * np.array(
+                overlay.colours[labels[i]], np.float32
+            )
+            part[inside] = np.rint(painted).astype(np.uint8)[inside]
+    draw_detections(image, result.detections, overlay, style)
+
+
 def draw_map(image: Image, result: Result, overlay: Overlay, style: Style) -> None:
     """Each class's colour over its pixels, "background" left clear, and a legend of what is there.
 
@@ -147,7 +163,11 @@ def _draw_legend(image: Image, result: SegmentationMap, overlay: Overlay, style:
 
 Painter = Callable[[Image, Result, Overlay, Style], None]
 
-PAINTERS: dict[type[Result], Painter] = {Detections: draw_detections, SegmentationMap: draw_map}
+PAINTERS: dict[type[Result], Painter] = {
+    Detections: draw_detections,
+    Instances: draw_instances,
+    SegmentationMap: draw_map,
+}
 """Type of result -> what draws it."""
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgedet.contract.errors import OutputError
 from edgedet.contract.files import output_error
 from edgedet.contract.frames import Frame, Notice
-from edgedet.contract.results import Detections, Result, SegmentationMap
+from edgedet.contract.results import Detections, Instances, Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime.sinks.outputs import OutputFile, check_outputs
 from edgedet.runtime.sinks.worker import Worker
@@ -106,9 +107,10 @@ class JsonLines(Sink):
     {"source", "file" (the one it was read from, if any), "frame" (index), "time" (seconds: of a file the
     medium's, of a live source since the first line; absent where there is none, as for images), "utc" (live
     sources: when the frame came), "width", "height" (pixels), and by the kind of result: detections
-    "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first; a class map "areas":
-    [{"class", "pixels", "share" of the frame}], largest first}. What a source or sink has to say comes as
-    {"source", "utc", "notice", "kind"}.
+    "detections": [{"class", "score", "box": [x0, y0, x1, y1] in pixels}], best first,
+    of instances with "mask": {"size": [height, width], "counts": COCO's uncompressed run lengths}; a class
+    map "areas": [{"class", "pixels", "share" of the frame}], largest first}. What a source or sink has to
+    say comes as {"source", "utc", "notice", "kind"}.
 
     Nothing is lost that stood there before: see `outputs`. Lines are whole one by one. When one cannot be
     written, as on a full disk, a file's run ends with that error; a live one says so at once, goes on, and
@@ -163,7 +165,7 @@ class JsonLines(Sink):
             record["utc"] = iso_utc(frame.utc)
         elif frame.media_time is not None and math.isfinite(frame.media_time):
             record["time"] = round(frame.media_time, 4)
-        self._line(record | {"width": width, "height": height} | describe(result, self._classes))
+        self._line(record | {"width": width, "height": height} | describe(result, self._classes, frame.size))
 
     def notice(self, notice: Notice) -> None:
         """See Sink."""
@@ -235,12 +237,15 @@ class JsonLines(Sink):
             raise error
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def _encoded(record: dict[str, Any]) -> bytes:
     """A line of UTF-8. What is no finite number is null; half surrogates (odd file names) are escaped."""
     try:
-        text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(record)
     except ValueError:
-        text = json.dumps(_finite(record), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _ENCODER.encode(_finite(record))
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
@@ -258,9 +263,16 @@ def iso_utc(seconds: float) -> str:
     return when.isoformat(timespec="milliseconds") + "Z"
 
 
-def describe(result: Result, classes: Sequence[str]) -> dict[str, Any]:
-    """A result as JSON values: scores and shares to 4 digits, boxes to hundredths of a pixel."""
-    return DESCRIBERS[type(result)](result, classes)
+def describe(result: Result, classes: Sequence[str], size: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """A result as JSON values: scores and shares to 4 digits, boxes to hundredths of a pixel.
+
+    size: (height, width) of the frame, which masks need.
+    """
+    found = DESCRIBERS[type(result)](result, classes)
+    if isinstance(result, Instances):
+        for i, record in enumerate(found["detections"]):
+            record["mask"] = {"size": list(size), "counts": run_lengths(result.paste(i, size))}
+    return found
 
 
 def _describe_detections(result: Result, classes: Sequence[str]) -> dict[str, Any]:
@@ -270,6 +282,19 @@ def _describe_detections(result: Result, classes: Sequence[str]) -> dict[str, An
     scores = np.round(result.scores.astype(np.float64), 4).tolist()
     found = zip(result.labels.tolist(), scores, boxes, strict=True)
     return {"detections": [{"class": classes[k], "score": s, "box": b} for k, s, b in found]}
+
+
+def _describe_instances(result: Result, classes: Sequence[str]) -> dict[str, Any]:
+    assert isinstance(result, Instances)
+    return _describe_detections(result.detections, classes)
+
+
+def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed RLE of a mask (H, W): lengths of runs column by column, the first of zeros."""
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *runs] if flat.size and flat[0] else runs
 
 
 def _describe_map(result: Result, classes: Sequence[str]) -> dict[str, Any]:
@@ -285,6 +310,7 @@ def _describe_map(result: Result, classes: Sequence[str]) -> dict[str, Any]:
 
 DESCRIBERS: dict[type[Result], Callable[[Result, Sequence[str]], dict[str, Any]]] = {
     Detections: _describe_detections,
+    Instances: _describe_instances,
     SegmentationMap: _describe_map,
 }
 """Type of result -> its JSON."""

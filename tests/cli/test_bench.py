@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
+from rich.console import Console
 
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS
 from edgedet.bench.measure import LATENCY_CLOCK, Measured, gains, measure
@@ -31,6 +34,17 @@ def results(tiny_model: Callable[..., Path], clip: Path) -> list[Measured]:
 @pytest.fixture(scope="module")
 def report(results: list[Measured]) -> SpeedReport:
     return SpeedReport(cpu(), 8.0, "square.mp4", 15, None, results, gains(results))
+
+
+def test_names_stay_what_they_are(results: list[Measured]) -> None:
+    """Names of files are no markup, and no escape sequence in them reaches the terminal."""
+    odd = [replace(m, file=Path("a[b]\x1b[31m.onnx")) for m in results]
+    out = io.StringIO()
+    SpeedReport(cpu(), 8.0, "[/x]\x1b[2J", 15, None, odd, ()).show(Console(file=out, width=200, markup=False))
+    shown = "".join(out.getvalue().split())  # columns are narrow: names are folded
+    assert "a[b]\\x1b[31m.onnx" in shown
+    assert "[/x]\\x1b[2J" in shown
+    assert "\x1b" not in out.getvalue()
 
 
 def test_every_model_is_measured_on_every_engine(results: list[Measured]) -> None:

@@ -80,3 +80,62 @@ def test_sigmoid_and_softmax_do_not_overflow() -> None:
     x = np.array([-1e4, 0, 1e4], np.float32)
     np.testing.assert_array_equal(boxes.sigmoid(x), [0, 0.5, 1])
     np.testing.assert_array_equal(boxes.softmax(x, 0), [0, 0, 1])
+
+
+# deltas -------------------------------------------------------------------------------------------------
+
+SSD = (0.1, 0.1, 0.2, 0.2)
+
+
+def test_deltas_as_computed_by_hand() -> None:
+    anchor = np.array([[10, 20, 30, 60]], np.float32)  # centre (20, 40), 20 x 40
+    box = np.array([[20, 35, 30, 55]], np.float32)  # centre (25, 45), 10 x 20
+    plain = [[5 / 20, 5 / 40, -np.log(2), -np.log(2)]]
+    np.testing.assert_allclose(boxes.encode_deltas(box, anchor), plain, rtol=1e-6)
+    scaled = boxes.encode_deltas(box, anchor, SSD)
+    np.testing.assert_allclose(scaled, [[2.5, 1.25, -5 * np.log(2), -5 * np.log(2)]], rtol=1e-6)
+    np.testing.assert_allclose(boxes.apply_deltas(scaled, anchor, SSD), box, rtol=1e-6)
+
+
+def test_no_delta_enlarges_a_side_more_than_62_times() -> None:
+    anchor = np.array([[-8, -8, 8, 8], [0, 0, 0, 0]], np.float32)
+    got = boxes.apply_deltas(np.full((2, 4), 1e4, np.float32) * [0, 0, 1, 1], anchor)
+    np.testing.assert_allclose(got, [[-500, -500, 500, 500], [0, 0, 0, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("variances", [(1.0, 1.0, 1.0, 1.0), SSD])
+def test_deltas_are_torchvisions_and_numpys(variances: tuple[float, ...]) -> None:
+    from torchvision.models.detection._utils import BoxCoder
+
+    rng = np.random.default_rng(0)
+
+    def some(n: int) -> npt.NDArray[np.float32]:
+        corner = rng.uniform(0, 200, (n, 2))
+        return np.concatenate([corner, corner + rng.uniform(1, 120, (n, 2))], 1).astype(np.float32)
+
+    anchor, box = some(200), some(200)
+    coder = BoxCoder(tuple(1 / v for v in variances))
+    theirs = coder.encode_single(torch.from_numpy(box), torch.from_numpy(anchor))
+    ours = boxes.encode_deltas(torch.from_numpy(box), torch.from_numpy(anchor), variances)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        boxes.encode_deltas(box, anchor, variances), ours.numpy(), rtol=1e-4, atol=1e-5
+    )
+
+    deltas = torch.from_numpy(rng.normal(scale=3, size=(200, 4)).astype(np.float32))  # some beyond the clip
+    theirs = coder.decode_single(deltas, torch.from_numpy(anchor))
+    ours = boxes.apply_deltas(deltas, torch.from_numpy(anchor), variances)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    again = boxes.apply_deltas(deltas.numpy(), anchor, variances)
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, ours.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_a_box_for_each_of_several_classes() -> None:
+    anchor = torch.tensor([[0.0, 0, 10, 10], [10.0, 10, 30, 30]])
+    deltas = torch.zeros(2, 3, 4)
+    deltas[1, 2, 0] = 0.5
+    got = boxes.apply_deltas(deltas, anchor[:, None, :])
+    assert got.shape == (2, 3, 4)
+    assert got[1, 2].tolist() == [20, 10, 40, 30]
+    assert got[1, 1].tolist() == [10, 10, 30, 30]

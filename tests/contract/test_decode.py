@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgedet.contract.boxes import sigmoid
-from edgedet.contract.decode import DECODERS, class_map, yolo
+from edgedet.contract.decode import DECODERS, anchors, class_map, yolo
 
 
 def logit(p: float) -> float:
@@ -57,6 +57,44 @@ def test_numpy_and_torch_decode_alike() -> None:
     ours = yolo({"grid": grid}, (320, 320), boxes_per_cell=2)
     theirs = yolo({"grid": torch.from_numpy(grid)}, (320, 320), boxes_per_cell=2)
     np.testing.assert_allclose(ours[0], theirs[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours[1], theirs[1].numpy(), atol=1e-6)
+
+
+def test_anchors_are_decoded_as_computed_by_hand() -> None:
+    # 1 x 2 positions of one shape, 20 x 40 px, centres (16, 16) and (48, 16); two classes and background
+    deltas = np.array([[[1, 0, 0, 0], [0, 2, np.log(2) / 0.2, 0]]], np.float32)
+    logits = np.array([[[0, 0, np.log(2)], [np.log(8), 0, 0]]], np.float32)
+    boxes, scores = anchors(
+        {"deltas": deltas, "class_logits": logits},
+        (32, 64),
+        strides=[32],
+        shapes=[[[20, 40]]],
+        variances=[0.1, 0.1, 0.2, 0.2],
+    )
+    # moved by a tenth of its width; by a fifth of its height and twice as wide
+    np.testing.assert_allclose(boxes, [[[8, -4, 28, 36], [28, 4, 68, 44]]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores, [[[0.25, 0.5], [0.1, 0.1]]], rtol=1e-5)
+
+
+def test_numpy_and_torch_decode_anchors_alike() -> None:
+    rng = np.random.default_rng(4)
+    strides, shapes = [16, 32], [[[30.0, 20], [10, 50]], [[100.0, 90]]]
+    a = 8 * 12 * 2 + 4 * 6
+    heads = {
+        "deltas": rng.normal(scale=4, size=(2, a, 4)).astype(np.float32),
+        "class_logits": rng.normal(scale=4, size=(2, a, 6)).astype(np.float32),
+    }
+    heads["deltas"][0, 0] = [0, 0, 1e6, 1e6]  # clipped, not infinite
+    ours = anchors(heads, (128, 192), strides=strides, shapes=shapes, variances=[0.1, 0.1, 0.2, 0.2])
+    theirs = anchors(
+        {k: torch.from_numpy(v) for k, v in heads.items()},
+        (128, 192),
+        strides=strides,
+        shapes=shapes,
+        variances=[0.1, 0.1, 0.2, 0.2],
+    )
+    assert np.isfinite(ours[0]).all()
+    np.testing.assert_allclose(ours[0], theirs[0].numpy(), rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(ours[1], theirs[1].numpy(), atol=1e-6)
 
 

@@ -65,7 +65,7 @@ def test_the_decode_kind_says_what_comes_out() -> None:
         ),
         (BOXES.with_(classes=("a", "b", "c")), r"scores \(1, 1, 2\), expected .* \(1, A, 3\)"),
         (BOXES.with_(outputs=(Output("b", "boxes", (2, 1, 5)), BOXES.outputs[1])), r"boxes \(1, 1, 5\)"),
-        (BOXES.with_(task="instance"), "makes no results of the task 'instance'"),
+        (BOXES.with_(task="instance"), "0 stages; instances take one"),
         (BOXES.with_(stages=(Stage("masks", "m.onnx", (), ()),)), "needs an engine for its stage 'masks'"),
         (LOGITS.with_(decode=Decode("class_map", {"scale": 2})), "unexpected keyword argument"),
     ],

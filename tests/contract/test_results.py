@@ -40,7 +40,7 @@ def test_detections_are_validated(
 
 def test_masks_and_maps_are_validated() -> None:
     with pytest.raises(ValueError, match="masks: got"):
-        Instances(Detections.empty(), np.zeros((1, 4, 4), np.bool_))
+        Instances(Detections.empty(), np.zeros((1, 4, 4), np.float32))
     with pytest.raises(ValueError, match="classes: got"):
         SegmentationMap(np.zeros((4, 4, 1), np.uint8))
 

@@ -47,6 +47,23 @@ DENSE = replace(
     decode=Decode("dense", {"format": "cxcywh", "unit": "fraction", "background": 0}),
     input=Input("images", 64, 96, (0.0,) * 3, (1.0,) * 3, "BGR", "letterbox", None, "uint8", "NHWC"),
 )
+ANCHORS = replace(
+    BOXES,
+    model="ssd",
+    # 64 x 96: 2 x 3 positions of two shapes, and 1 x 2 of one
+    outputs=(
+        Output("class_logits", "class_logits", (None, 14, 4)),
+        Output("deltas", "deltas", (None, 14, 4)),
+    ),
+    decode=Decode(
+        "anchors",
+        {
+            "strides": [32, 64],
+            "shapes": [[[20.5, 20], [30, 10]], [[60, 60]]],
+            "variances": [0.1, 0.1, 0.2, 0.2],
+        },
+    ),
+)
 MAP = ModelSpec(
     model="unet",
     task="semantic",
@@ -68,7 +85,7 @@ MASKS = replace(
         ),
     ),
 )
-SPECS = {"boxes": BOXES, "dense": DENSE, "map": MAP, "masks": MASKS}
+SPECS = {"boxes": BOXES, "dense": DENSE, "anchors": ANCHORS, "map": MAP, "masks": MASKS}
 
 
 def judged(text: str) -> ModelSpec | None:
@@ -100,7 +117,7 @@ def test_the_round_trip(name: str) -> None:
     assert ModelSpec.from_json(spec.to_json()).to_json() == spec.to_json()
 
 
-@pytest.mark.parametrize("name", ["boxes", "dense", "map"])
+@pytest.mark.parametrize("name", ["boxes", "dense", "anchors", "map"])
 def test_they_can_be_decoded(name: str) -> None:
     make_postprocessor(SPECS[name])
 
@@ -274,6 +291,41 @@ PARAMETERS: list[tuple[ModelSpec, dict[str, Any]]] = [
     (DENSE, {"background": False}),
     (DENSE, {"background": None}),
     (DENSE, {"size": [1, 1]}),
+    *(
+        (ANCHORS, {**ANCHORS.decode.parameters, **change})
+        for change in (
+            {"strides": []},
+            {"strides": [32]},
+            {"strides": 32},
+            {"strides": "ab"},
+            {"strides": [32, 0]},
+            {"strides": [32, -64]},
+            {"strides": [32.0, 64.0]},
+            {"strides": [32, True]},
+            {"strides": [1, 1]},
+            {"strides": [32, 32]},
+            {"shapes": []},
+            {"shapes": [[], [[60, 60]]]},
+            {"shapes": [[[20, 20]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30, 0]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30, -1]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30, "1"]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30, 1e308]], [[60, 60]]]},
+            {"shapes": [[[20, 20], [30, 10**400]], [[60, 60]]]},
+            {"shapes": [["ab", "cd"], ["ef"]]},
+            {"shapes": [{"0": 1}, [[60, 60]]]},
+            {"shapes": 3},
+            {"shapes": None},
+            {"variances": [0.1, 0.1, 0.2]},
+            {"variances": [0.1, 0.1, 0.2, 0]},
+            {"variances": "abcd"},
+            {"variances": 1},
+            {"more": 1},
+        )
+    ),
+    (ANCHORS, {}),
+    (ANCHORS, {"strides": [32, 64]}),
     (MAP, {"threshold": 0.5}),
     (MAP, {"size": 3}),
 ]

@@ -83,3 +83,22 @@ def test_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_several_sets_of_the_same_classes_are_one(voc, obj, tmp_path):
+    from edgedet.contract.errors import DataError
+    from edgedet.data import open_datasets
+
+    voc.add("a", obj("dog", 11, 11, 40, 40))
+    other = type(voc)(tmp_path / "VOC2012X")
+    other.add("b", obj("cat", 1, 1, 20, 20), obj("dog", 5, 5, 30, 30))
+    specs = [f"voc:{voc.root}", f"voc:{other.root}"]
+    data = open_datasets(specs)
+    assert data.name == "voc:VOC2007 train + voc:VOC2012X train"
+    assert [t.id for t in data.truths] == ["a", "b"]
+    assert [[data.classes[k] for k in t.labels] for t in data.truths] == [["dog"], ["cat", "dog"]]
+    assert open_datasets(specs[:1]).fingerprint() != data.fingerprint()
+    strange = type(voc)(tmp_path / "own")
+    strange.add("c", obj("gnu", 1, 1, 20, 20))
+    with pytest.raises(DataError, match="'gnu', which voc:VOC2007 train has not"):
+        open_datasets([specs[0], f"voc:{strange.root}"])

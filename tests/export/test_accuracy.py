@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from rich.console import Console
 
 from edgedet.contract.boxes import area
-from edgedet.contract.errors import DataError, SourceError, UnknownName
+from edgedet.contract.errors import DataError, SourceError, UnknownName, UsageError
 from edgedet.data import Dataset, Truth, open_dataset
 from edgedet.evaluation import engine_under_test
 from edgedet.export.accuracy import (
@@ -204,3 +204,14 @@ def test_the_yardstick_of_a_semantic_model(mappers, pictures):
     assert gate.judge(mappers[0]).passed is True
     assert log.facts["accuracy"]["measure"] == "agreement with FP32's class maps"
     assert "gives mIoU" in log.notes[0]
+
+
+def test_a_live_source_is_no_data_to_judge_by():
+    with pytest.raises(UsageError, match="is live"):
+        open_data("http://127.0.0.1:9/x.mjpg", "val")
+
+
+@pytest.mark.parametrize("option", ["calib_data", "eval_data"])
+def test_an_empty_name_of_data_is_not_left_out(option):
+    with pytest.raises(UsageError, match="is empty"):
+        ExportOptions("yolo", Path(), target="openvino", **{option: ""}).check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.postprocess import make_postprocessor
+from edgedet.contract.postprocess import Tensors, make_postprocessor
 from edgedet.contract.preprocess import place
-from edgedet.contract.results import Detections, SegmentationMap
+from edgedet.contract.results import Detections, SegmentationMap, boxes_of
 from edgedet.contract.spec import ModelSpec
 from edgedet.contract.targets import Targets
 from edgedet.models import MODELS, build, entry, make_spec
@@ -26,7 +27,8 @@ SIZE = (128, 128)
 
 def fresh(name: str) -> Model:
     torch.manual_seed(0)
-    return build(name, len(CLASSES), pretrained=False)
+    options = {"size": SIZE} if entry(name).sized else {}
+    return build(name, len(CLASSES), pretrained=False, **options)
 
 
 def targets() -> list[Targets]:
@@ -34,10 +36,12 @@ def targets() -> list[Targets]:
     boxes = torch.tensor([[10.0, 20.0, 60.0, 90.0], [40.0, 30.0, 120.0, 110.0]])
     halves = torch.full(SIZE, 255, dtype=torch.uint8)
     halves[8:-8, 8:64], halves[8:-8, 64:-8] = 0, 2
-    nothing = torch.zeros(0, dtype=torch.int64)
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
+    masks[0, 20:90, 10:60] = masks[1, 30:110, 40:120] = True
+    nothing, one = torch.zeros(0, dtype=torch.int64), torch.ones(SIZE, dtype=torch.uint8)
     return [
-        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves),
-        Targets(torch.zeros(0, 4), nothing, nothing.bool(), torch.ones(SIZE, dtype=torch.uint8)),
+        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves, masks),
+        Targets(torch.zeros(0, 4), nothing, nothing.bool(), one, masks[:0]),
     ]
 
 
@@ -51,9 +55,9 @@ def test_shapes_follow_the_spec(name: str, size: tuple[int, int]) -> None:
     model = fresh(name).eval()
     spec = make_spec(name, model, CLASSES, size=size)
     heads = model(images(size))
-    assert [*heads] == [o.role for o in spec.outputs]
+    assert [*heads] == [o.name for o in spec.outputs]
     for out in spec.outputs:
-        assert tuple(heads[out.role].shape) == (2, *out.shape[1:])
+        assert tuple(heads[out.name].shape) == (2, *out.shape[1:])
     results = model.decode(heads, size)
     if spec.task == "semantic":
         assert results["class_map"].shape == (2, *size)
@@ -61,7 +65,8 @@ def test_shapes_follow_the_spec(name: str, size: tuple[int, int]) -> None:
         assert int(results["class_map"].max()) < len(CLASSES)
     else:
         boxes, scores = results["boxes"], results["scores"]
-        assert boxes.shape == (2, scores.shape[1], 4)
+        # a box, or one for each class
+        assert boxes.shape in ((2, scores.shape[1], 4), (2, *scores.shape[1:], 4))
         assert scores.shape[2] == len(CLASSES)
         assert bool(((scores >= 0) & (scores <= 1)).all())
 
@@ -74,13 +79,34 @@ def test_spec_round_trip(name: str) -> None:
 
 
 @every_model
+def test_every_parameter_that_is_trained_has_a_gradient(name: str) -> None:
+    """Also in a step without an object: several processes wait for each other's gradients."""
+    model = fresh(name).train()
+    model.begin_epoch(0.9)
+    everything = targets()
+    for truth in (everything, [everything[1], everything[1]]):
+        model.zero_grad(set_to_none=True)
+        torch.stack(list(model.training_loss(images(SIZE), truth).values())).sum().backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+
+
+@every_model
+def test_the_loss_is_computed_in_float32_under_autocast(name: str) -> None:
+    model = fresh(name).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.training_loss(images(SIZE), targets())
+    assert {t.dtype for t in terms.values()} == {torch.float32}
+
+
+@every_model
 def test_loss_falls_on_one_batch(name: str) -> None:
     model = fresh(name).train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
     x, truth = images(SIZE), targets()
     losses = []
     for _ in range(20):
-        terms = model.loss(model(x), truth)
+        terms = model.training_loss(x, truth)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -94,8 +120,11 @@ def test_loss_falls_on_one_batch(name: str) -> None:
 def test_every_trainable_parameter_learns(name: str) -> None:
     model = fresh(name).train()
     trained = [p for p in model.parameters() if p.requires_grad]
+    sides = torch.arange(8.0, 129, 8)  # an object for every level
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)
+    more = Targets(boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets()[0].class_map)
     for _ in range(2):  # in the first step nothing passes a last layer that starts at zero
-        terms = model.loss(model(images(SIZE)), targets())
+        terms = model.training_loss(images(SIZE), [more, targets()[1]])
         model.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         with torch.no_grad():
@@ -128,9 +157,16 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
         decoded = model.decode(heads, SIZE)
     if spec.task == "semantic":  # its artifacts end in the class map: see tests/conformance
         return
-    outputs = {o.name: heads[o.role].numpy() for o in spec.outputs}
+    outputs = {o.name: heads[o.name].numpy() for o in spec.outputs}
     transform = place(320, 240, spec.input)
-    results = make_postprocessor(spec)(outputs, [transform] * 2)
+
+    def stage(name: str, tensors: Tensors) -> Tensors:
+        with torch.no_grad():
+            made = model.run_stage(name, {k: torch.from_numpy(v) for k, v in tensors.items()})
+        return {k: v.numpy() for k, v in made.items()}
+
+    stages = {s.name: functools.partial(stage, s.name) for s in spec.stages}
+    results = make_postprocessor(spec, stages)(outputs, [transform] * 2)
     if spec.task == "semantic":
         for result, expected in zip(results, decoded["class_map"].numpy(), strict=True):
             assert isinstance(result, SegmentationMap)
@@ -138,7 +174,7 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
             assert (result.classes != transform.map_to_frame(expected)).mean() < 1e-3
         return
     scores = decoded["scores"]
-    for i, result in enumerate(results):
+    for i, result in enumerate(map(boxes_of, results)):
         assert isinstance(result, Detections)
         best = scores[i].max().item()
         if len(result):
@@ -150,6 +186,11 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
 def test_an_unknown_model_is_named_with_the_close_one() -> None:
     with pytest.raises(UnknownName, match=r"no model is named 'yoloo'\. Did you mean 'yolo'"):
         entry("yoloo")
+
+
+def test_a_value_that_is_not_an_options_is_named() -> None:
+    with pytest.raises(UsageError, match="yolo cannot be built with the options width='wide'"):
+        build("yolo", 3, width="wide", pretrained=False)
 
 
 def test_a_size_that_does_not_fit_the_stride_is_refused() -> None:

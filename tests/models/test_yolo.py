@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgedet import weights
+from edgedet.contract.errors import UnknownName
 from edgedet.contract.targets import Targets
-from edgedet.models.yolo import YoloLoss, assign_cells, cells_beside
+from edgedet.models.yolo import Yolo, YoloLoss, assign_cells, cells_beside
+from edgedet.training.checkpoint import load_model, start_from
 
 CELL = 32
 SIZE = (64, 64)
@@ -79,7 +82,7 @@ def test_the_giou_term_is_the_responsible_boxes() -> None:
     grid.requires_grad_()
     loss = YoloLoss(2)
     assert "giou" not in loss(grid, [truth], CELL, SIZE)
-    loss.refine = 3.0
+    loss.giou = 3.0
     terms = loss(grid, [truth], CELL, SIZE)
     assert terms["giou"].item() == pytest.approx(3 * (1 - 8 / 24), rel=1e-5)
     terms["giou"].backward()
@@ -95,9 +98,20 @@ def test_the_giou_term_is_the_mean_over_the_cells_of_an_object() -> None:
     grid = torch.zeros(1, 8, 2, 2, dtype=torch.float64)
     grid[0, :4, 1, 1] = torch.tensor([0, 0, 1, 1])
     loss = YoloLoss(1)
-    loss.refine = 1.0
+    loss.giou = 1.0
     # a box of no area in the corner of its cell: IoU 0, and the hull is the object itself: GIoU 0
     assert loss(grid, [truth], CELL, SIZE)["giou"].item() == pytest.approx(3 / 4, rel=1e-5)
+
+
+def test_the_giou_term_comes_when_its_share_of_the_training_is_done() -> None:
+    model = Yolo(2, giou=4.0, giou_from=0.5, pretrained=False)
+    weights = []
+    for share in (0.0, 0.49, 0.5, 0.9, 0.0):
+        model.begin_epoch(share)
+        weights.append(model.criterion.giou)
+    assert weights == [0.0, 0.0, 4.0, 4.0, 0.0]
+    assert Yolo(2, giou=4.0, pretrained=False).criterion.giou == 4.0
+    assert Yolo(2, pretrained=False).criterion.giou == 0.0
 
 
 def test_cells_beside_lie_inside_the_object_and_the_smallest_takes_them() -> None:
@@ -182,3 +196,44 @@ def test_extreme_logits_stay_finite(scale: float) -> None:
 def test_an_unknown_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="probability_loss is 'hinge'"):
         YoloLoss(2, probability_loss="hinge")
+
+
+# the pyramid --------------------------------------------------------------------------------------------
+
+
+def test_a_pyramid_is_brought_to_the_stride_of_the_grid() -> None:
+    torch.manual_seed(0)
+    model = Yolo(3, neck="fpn", size=(64, 96), pretrained=False).train()
+    x = torch.randn(2, 3, 64, 96)
+    heads = model(x)
+    assert heads["grid"].shape == (2, 13, 4, 6)
+    (out,) = model.outputs((64, 96))
+    assert heads["grid"].shape[1:] == out.shape[1:]
+    torch.stack(list(model.training_loss(x, [target([[10, 10, 50, 60]], [1])] * 2).values())).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    # every level reaches the grid
+    levels = [torch.zeros(1, c, 8 // 2**i, 12 // 2**i) for i, c in enumerate(model.backbone.channels)]
+    model.eval()
+    with torch.no_grad():
+        plain = model.head(model._joined(levels))
+        for i in range(3):
+            other = [torch.ones_like(x) if j == i else x for j, x in enumerate(levels)]
+            assert not torch.equal(model.head(model._joined(other)), plain)
+
+
+def test_without_a_pyramid_the_layers_are_those_of_the_shipped_weights() -> None:
+    model, _ = load_model(weights.find("yolo"))
+    assert isinstance(model, Yolo)
+    assert model.neck is None
+    assert {n.split(".")[0] for n in model.state_dict()} == {"backbone", "fine", "coarse", "head"}
+
+
+def test_a_pyramid_starts_from_the_shipped_backbone() -> None:
+    model = Yolo(20, neck="fpn", pretrained=False)
+    fresh = start_from(model, weights.find("yolo"))
+    assert not [n for n in fresh if n.startswith(("backbone.", "head."))]
+
+
+def test_another_neck_is_refused() -> None:
+    with pytest.raises(UnknownName, match=r"no neck is named 'fpm'\. Did you mean 'fpn'"):
+        Yolo(3, neck="fpm", pretrained=False)

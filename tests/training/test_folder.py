@@ -177,7 +177,7 @@ def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["progress", "moments", "numbers"])
 def test_a_state_that_is_none_is_named(voc: Path, stopped: Path, tmp_path: Path, damage: str) -> None:
     from edgedet.models import build
-    from edgedet.training.loop import parameter_groups
+    from edgedet.training.optimise import parameter_groups
     from edgedet.training.recipe import RECIPES
     from edgedet.training.state import load_into
 

@@ -20,7 +20,7 @@ from edgedet.runtime import open_engine, read_spec
 from edgedet.runtime.engines.engine import ENGINES
 from edgedet.runtime.engines.onnx_metadata import has_half_scales
 from edgedet.runtime.engines.plan_spec import read_plan_spec
-from edgedet.runtime.engines.protobuf import MAX_FIELDS
+from edgedet.runtime.engines.protobuf import MAX_FIELDS, fields
 
 INSTALLED = [name for name, backend in ENGINES.items() if backend.installed]
 
@@ -138,6 +138,7 @@ def rename_output(model: onnx.ModelProto) -> None:
         (lambda m: m.graph.node[-1].input.pop(), "'Add' lacks one of its 2 inputs"),
         (lambda m: m.graph.node.pop(0), "takes 'mean4', which nothing before it makes"),
         (lambda m: m.graph.node.append(m.graph.node[0]), "makes nothing, or what was there before"),
+        (lambda m: m.graph.node.append(helper.make_node("Loop", [m.graph.input[0].name], ["y"])), "'Loop'"),
         (lambda m: m.graph.input[0].ClearField("type"), "no name or no type"),
         (
             lambda m: m.graph.output.add().CopyFrom(helper.make_tensor_value_info("x", 1, [1])),
@@ -217,3 +218,24 @@ def test_a_message_of_nothing_but_small_fields(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x08\x07" * (MAX_FIELDS + 1))
     with pytest.raises(EngineError, match="not a whole ONNX file"):
         read_spec(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_a_given_spec_makes_no_graph_whole(brightness: Path, tmp_path: Path, engine: str) -> None:
+    """OpenVINO ends the process on such graphs: they are checked whoever describes them."""
+    path = change(brightness, tmp_path / "m.onnx", rename_output)
+    with pytest.raises(EngineError, match="same name"):
+        open_engine(path, engine=engine, spec=read_spec(brightness))
+
+
+def test_a_file_that_goes_away_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"no model")
+
+    def remove_first(*arguments: object) -> object:
+        path.unlink(missing_ok=True)
+        return fields(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edgedet.runtime.engines.onnx_metadata.fields", remove_first)
+    with pytest.raises(EngineError, match=r"not a whole ONNX file \(8 bytes\)"):
+        read_spec(path)
