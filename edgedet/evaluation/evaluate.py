@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.proposals import Proposer, RegionInput
 from edgedet.contract.results import Detections, Instances, Result, boxes_of
 from edgedet.contract.spec import ModelSpec, Task, Thresholds
 from edgedet.contract.text import printable
@@ -66,17 +67,29 @@ class ModelUnderTest:
         return self.many([image])[0]
 
 
-def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> ModelUnderTest:
-    """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
+def engine_under_test(
+    engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS, *, proposer: Proposer | None = None
+) -> ModelUnderTest:
+    """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any).
+
+    proposer: of regions, where the graph takes them, instead of the spec's own (one with a cache).
+    """
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
     opened: Mapping[str, Engine] = getattr(engine, "stages", {})
     postprocess = make_postprocessor(spec, {name: e.infer for name, e in opened.items()})
     batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
+    inputs = {spec.input.name: batch}
+    regions = RegionInput(spec, proposer) if spec.proposals else None
+    if regions is not None and spec.proposals is not None:
+        inputs[regions.name] = np.zeros((len(batch), spec.proposals.count, 4), np.float32)
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        return postprocess(engine.infer({spec.input.name: batch}), transforms)
+        if regions is not None:
+            for image, transform, row in zip(images, transforms, inputs[regions.name], strict=False):
+                regions(image, transform, row)
+        return postprocess(engine.infer(inputs), transforms)
 
     return ModelUnderTest(many, spec.classes, len(batch), spec.task)
 
