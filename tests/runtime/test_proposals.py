@@ -128,14 +128,14 @@ def test_evaluation_proposes_as_the_predictor_does(artifact: Path, engine: str) 
     with open_engine(artifact, engine=engine) as opened:
         check(engine_under_test(opened, SHOW_ALL)(picture(4)), picture(4))
 
-        class None_:
+        class Nothing:
             def __call__(self, image: np.ndarray) -> np.ndarray:
                 return np.zeros((0, 4), np.float32)
 
             def identity(self) -> str:
                 return "none"
 
-        assert len(engine_under_test(opened, SHOW_ALL, proposer=None_())(picture(4))) == 0
+        assert len(engine_under_test(opened, SHOW_ALL, proposer=Nothing())(picture(4))) == 0
         inputs = {
             "images": preprocess(picture(4), opened.spec.input)[0],
             "rois": np.zeros((1, P, 4), np.float32),
