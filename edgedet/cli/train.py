@@ -360,10 +360,16 @@ def first(dataset: Dataset, limit: int | None) -> Dataset:
 
 def versions() -> dict[str, str]:
     """What the run depends on."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
+
+    def known(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # of another source: a system's OpenCV, edgedet from its folder
+            return "not installed as a package"
 
     names = ("edgedet", "torch", "torchvision", "timm", "numpy", "opencv-contrib-python-headless")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: known(name) for name in names}
 
 
 def hardware(device: Any) -> dict[str, Any]:

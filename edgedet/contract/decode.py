@@ -279,7 +279,7 @@ def _constant(like: Array, values: list[float]) -> Array:
 
 def _cell_origins(like: Array, rows: int, cols: int) -> tuple[Array, Array]:
     """(rows*cols, 1) each: the column and the row of each cell, row by row, in `like`'s library and type."""
-    x, y = _grid_numbers(rows, cols)
+    x, y = _grid_numbers(int(rows), int(cols))  # a tracer's sizes are tensors
     return _as(like, x), _as(like, y)
 
 

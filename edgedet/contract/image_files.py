@@ -121,9 +121,14 @@ def may_have(path: Path, size: tuple[int, int]) -> bool:
     return found == size or (turned and found == size[::-1])
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files directly in a folder, by name; hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith("."))
+def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The image files directly in a folder, by path; deep: in the folders in it too. Not the hidden ones."""
+    return sorted(
+        p
+        for p in (folder.rglob("*") if deep else folder.iterdir())
+        if p.suffix.lower() in ENDINGS
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
 def _bytes(path: Path, count: int = -1) -> bytes:

@@ -64,7 +64,7 @@ def open_datasets(specs: Sequence[str], split: str = "train") -> Dataset:
     for spec in specs[1:]:
         other = open_dataset(spec, split)
         unknown = [name for name in other.classes if name not in first.classes]
-        if unknown or other.semantic != first.semantic:
+        if unknown or (other.semantic, other.labelled) != (first.semantic, first.labelled):
             what = f"the class {unknown[0]!r}" if unknown else "another kind of truth"
             raise DataError(
                 f"{other.name} has {what}, which {first.name} has not.",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedet.contract.image_files import MAX_PIXELS
+from edgedet.contract.errors import ImageError
+from edgedet.contract.image_files import MAX_PIXELS, image_size
 from edgedet.data.sample import ClassMapSource, MaskSource, Problems, Truth
 
 ZERO_AREA = "zero area"
@@ -103,12 +104,17 @@ class BoxList:
 
 
 def number(text: str | None) -> float | None:
-    """A finite number, or None."""
+    """A finite number, or None. "1_0", which is a number in Python's source, is none."""
     try:
-        value = float(text or "")
+        value = float("" if text is None or "_" in text else text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a class or file name: not empty, no null byte, no half of a character."""
+    return bool(text.strip()) and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def plain_name(name: str) -> str:
@@ -134,3 +140,11 @@ def extent(height: float | None, width: float | None) -> tuple[int, int] | None:
     if height is None or width is None or not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         return None
     return (int(height), int(width)) if height * width <= MAX_PIXELS else None
+
+
+def measured(image: Path) -> tuple[int, int] | None:
+    """(height, width) of an image whose labels say no size, so that its boxes are checked; None if broken."""
+    try:
+        return image_size(image)
+    except ImageError:
+        return None

@@ -14,8 +14,9 @@ from typing import Any
 
 from edgedet.contract.errors import AnnotationError, DataError, UnknownName
 from edgedet.contract.reading import is_file
+from edgedet.contract.text import distinct
 from edgedet.data import clean
-from edgedet.data.clean import BoxList, real, short
+from edgedet.data.clean import BoxList, is_name, measured, real, short
 from edgedet.data.coco_masks import CocoMasks, segmentation
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems, Truth
@@ -45,7 +46,14 @@ def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -
     names, labels = _categories(file, categories, classes, problems)
     lists, paths = _images(file, images, problems)
     masks: dict[int, list[Any]] = {key: [] for key in lists}
+    seen: dict[int, int] = {}
     for position, entry in enumerate(annotations):
+        key = _field(entry, "id")
+        before = seen.setdefault(key, position) if _whole(key) else position
+        if before != position and annotations[before] == entry:  # files that were joined
+            detail = f"annotations[{position}] is annotations[{before}] again: it was dropped"
+            problems.add(file, clean.DUPLICATE, detail)
+            continue
         _annotation(entry, f"annotations[{position}]", file, lists, masks, labels, problems)
     truths = []
     for key, boxes in lists.items():
@@ -78,11 +86,11 @@ def _annotations(path: Path, split: str) -> Path:
 def _lists(file: Path) -> tuple[list[Any], list[Any], list[Any]]:
     """The three lists of a COCO file."""
     try:
-        raw = json.loads(read_text(file, MAX_JSON))
+        raw = json.loads(read_text(file, MAX_JSON), object_pairs_hook=distinct)
     except json.JSONDecodeError as e:
         raise AnnotationError(file, e.lineno, f"is not JSON: {e.msg}") from None
-    except (ValueError, RecursionError) as e:  # a number of thousands of digits, or nested without end
-        raise AnnotationError(file, 0, f"is not JSON: {e}") from None
+    except (ValueError, RecursionError) as e:  # a key twice, thousands of digits, or nested without end
+        raise AnnotationError(file, 0, f"is not JSON to rely on: {e}") from None
     found = [raw.get(k) if isinstance(raw, dict) else None for k in ("images", "annotations", "categories")]
     if not all(isinstance(v, list) for v in found):
         raise AnnotationError(
@@ -104,7 +112,7 @@ def _categories(
         if not _whole(key) or not isinstance(name, str):
             problems.add(file, clean.MALFORMED, f"categories[{position}] has no whole id and name")
             continue
-        if not name.strip() or not _printable(name):
+        if not is_name(name):
             raise AnnotationError(
                 file, 0, f"categories[{position}] is called {short(name)}, which is no name"
             )
@@ -127,7 +135,7 @@ def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int
     for position, entry in enumerate(images):
         key, name = _field(entry, "id"), _field(entry, "file_name")
         height, width = _field(entry, "height"), _field(entry, "width")
-        if not _whole(key) or not isinstance(name, str) or not _printable(name):
+        if not _whole(key) or not isinstance(name, str) or not is_name(name):
             problems.add(file, clean.MALFORMED, f"images[{position}] has no whole id and file_name")
             continue
         if key in lists:
@@ -140,7 +148,10 @@ def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int
         lists[key] = BoxList(file, size, problems)
         names[key] = name
     folder = _image_folder(file, list(names.values())[:20])
-    return lists, {key: _image_path(folder, name) for key, name in names.items()}
+    paths = {key: _image_path(folder, name) for key, name in names.items()}
+    for key, boxes in lists.items():
+        boxes.size = boxes.size or measured(paths[key])
+    return lists, paths
 
 
 def _image_path(folder: Path, name: str) -> Path:
@@ -209,8 +220,3 @@ def _field(entry: object, name: str) -> Any:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _printable(text: str) -> bool:
-    """Whether a name can be a file's or be shown: not empty, no null byte, no half of a character."""
-    return bool(text) and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)

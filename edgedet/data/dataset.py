@@ -47,12 +47,21 @@ class Dataset:
             )
 
     def expect_objects(self) -> None:
-        """EmptyDataset, with the reason, where there are labels of boxes but not one object in them."""
+        """EmptyDataset, with the reason, where there are labels of boxes but not one object in them.
+
+        DataError where the boxes can only be fractions of their images.
+        """
         if self.labelled and not self.semantic and not any(len(t.boxes) for t in self.truths):
             images = "image" if len(self) == 1 else "images"
             raise EmptyDataset(
                 f"{self.name} has no object in {len(self)} {images}{self._why()}",
                 hint="Check its labels; folder:PATH takes images without labels.",
+            )
+        if self.labelled and not self.semantic and all((t.boxes <= 1).all() for t in self.truths):
+            raise DataError(
+                f"All {self._boxes()} boxes of {self.name} lie in the first pixel of their images: they seem "
+                "to be fractions of the image, expected pixels.",
+                hint="Multiply them by the image's width and height; labels in fractions are yolo: data.",
             )
 
     def _why(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgedet.contract.errors import DataError, EmptyDataset
-from edgedet.contract.image_files import ENDINGS
+from edgedet.contract.image_files import ENDINGS, list_images
 from edgedet.data.clean import BoxList
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.sample import Problems
@@ -23,12 +23,7 @@ def open_folder(path: Path) -> Dataset:
         if path.suffix.lower() not in ENDINGS:
             raise DataError(f"folder:{path} is a file, and no image ({', '.join(ENDINGS)}).")
     else:
-        files = sorted(
-            p
-            for p in path.rglob("*")
-            if p.suffix.lower() in ENDINGS
-            and not any(part.startswith(".") for part in p.relative_to(path).parts)
-        )
+        files = list_images(path, deep=True)
     if not files:
         raise EmptyDataset(f"folder:{path} holds no images ({', '.join(ENDINGS)}).", hint="Put some there.")
     problems = Problems()

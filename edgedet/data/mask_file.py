@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class MaskFile:
 
     def identity(self) -> str:
         """Name and bytes of the file, and what its values mean; the name alone if it cannot be read."""
-        digest = hashlib.sha256(self.path.name.encode())
+        digest = hashlib.sha256(os.fsencode(self.path.name))
         digest.update(np.ascontiguousarray(self.labels.table, "<i2").tobytes())
         with contextlib.suppress(OSError):  # said when it is read
             digest.update(read_bytes(self.path, MAX_BYTES))

@@ -44,8 +44,9 @@ class Truth:
 
     boxes (n, 4) float32 xyxy in pixels of the image, x1 and y1 exclusive; labels (n,) int64 into the
     data set's class names; ignore (n,) bool: VOC's "difficult", COCO's crowds. size is (height, width)
-    as the annotation says it, None where it says nothing. `masks` says where the instance masks come
-    from, `class_map` where the per-pixel classes come from; None where the data set has none.
+    as the annotation says it, else as the image has it; None where boxes are not checked. `masks`
+    says where the instance masks come from, `class_map` where the per-pixel classes come from; None where
+    the data set has none.
     """
 
     path: Path

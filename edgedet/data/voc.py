@@ -120,7 +120,7 @@ def open_voc_masks(path: Path, split: str, *, classes: Sequence[str] | None = No
 def _truth(
     annotation: Annotation, file: Path, image: Path, labels: dict[str, int], problems: Problems
 ) -> Truth:
-    found = BoxList(file, annotation.size, problems)
+    found = BoxList(file, annotation.size or clean.measured(image), problems)
     for thing in annotation.objects:
         label = labels.get(thing.name)
         if label is None:

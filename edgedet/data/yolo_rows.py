@@ -4,13 +4,15 @@
     class x y x y x y ...               three or more points, a polygon: counts as the box around it
     class cx cy w h, then key points    2 or 3 numbers each: read only where data.yaml says `kpt_shape`
 
-A row of key points of 2 numbers has as many numbers as some polygon. Polygons differ in length, rows of key
-points do not; so where all long rows of a data set have one length, nothing tells them apart, and they are
-refused unless data.yaml says `kpt_shape: [count, 2 or 3]`, or `task: segment` (or obb: four corners).
+A row of key points of 2 numbers has as many numbers as some polygon. Polygons differ in length and may stand
+among boxes, rows of key points do neither; so where all rows of a data set have one length, nothing tells
+them apart, and they are refused unless data.yaml says `kpt_shape: [count, 2 or 3]`, or `task: segment` (or
+obb: four corners).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgedet.contract.errors import AnnotationError
@@ -23,8 +25,9 @@ from edgedet.data.yolo_yaml import Described
 class Rows:
     """Reads the rows of all label files of a data set, and finds out what they are."""
 
-    def __init__(self, names: tuple[str, ...], described: Described) -> None:
-        self.names = names
+    def __init__(self, names: Sequence[str], labels: Sequence[int | None], described: Described) -> None:
+        """names: what the rows' numbers mean; labels: the label of each name, None if it is not wanted."""
+        self.names, self.labels = names, labels
         self.task = described.task
         self.pose = (
             None if described.key_points is None else 5 + described.key_points[0] * described.key_points[1]
@@ -63,8 +66,13 @@ class Rows:
                 detail = f"class {label:g} of 0 to {len(self.names) - 1} was dropped"
                 boxes.problems.add(file, clean.UNKNOWN_CLASS, detail, line=line)
                 continue
+            wanted = self.labels[int(label)]
+            if wanted is None:
+                detail = f"{clean.short(self.names[int(label)])} was dropped"
+                boxes.problems.add(file, clean.UNKNOWN_CLASS, detail, line=line)
+                continue
             points = rest if self.pose is None else rest[:4]
-            boxes.add(_corners(points, boxes.size), int(label), ignore=False, line=line, note=row[:60])
+            boxes.add(_corners(points, boxes.size), wanted, ignore=False, line=line, note=row[:60])
 
     def expect_known_kind(self) -> None:
         """After all files: AnnotationError where polygons and key points cannot be told apart."""

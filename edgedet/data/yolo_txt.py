@@ -1,7 +1,8 @@
 """YOLO's label files: one text file per image, a line per object: class cx cy w h, as fractions of the image.
 
-Layouts understood: images/SPLIT with labels/SPLIT, SPLIT/images with SPLIT/labels, images with labels,
-lists of image files (SPLIT.txt), and what a DATA.yaml names. Labels may lie beside their images too.
+Layouts understood: images/SPLIT with labels/SPLIT, SPLIT/images with SPLIT/labels (and folders in them),
+images with labels, lists of image files (SPLIT.txt), and what a DATA.yaml names. Labels may lie beside their
+images too.
 
 What longer lines are (`edgedet.data.yolo_rows`) is not guessed: polygons, or key points if the data.yaml
 says so by `kpt_shape`.
@@ -33,7 +34,7 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
         path: a folder in one of the layouts above with the class names in data.yaml, classes.txt or
             *.names; or the yaml file.
         split: which part of it; a folder of just `images` and `labels` is one part, "all".
-        classes: class names, where none are given there.
+        classes: these classes only, in this order, by name; the data set's where it names none.
 
     Raises:
         DataError: absent, or not laid out like this. AnnotationError: a yaml file, list or list of names
@@ -52,12 +53,17 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
         base, files = _from_yaml(yamls[0], described, split, problems)
     else:
         files = _from_folders(root, split, problems)
-    names = tuple(classes) if classes is not None else _names(root, described)
-    rows = Rows(names, described)
+    own = _names(root, described, classes)
+    names = own if classes is None else tuple(classes)
+    rows = Rows(own, [names.index(name) if name in names else None for name in own], described)
     truths = []
     shared: dict[Path, Path] = {}
+    folders: dict[Path, Path] = {}  # of labels -> of their images
     for file in dict.fromkeys(files):
-        truth = _truth(file, base, rows, problems)
+        labels, *beside = _label_files(file, base)
+        if beside:
+            folders[labels.parent] = file.parent
+        truth = _truth(file, [labels, *beside], rows, problems)
         if truth is None:
             continue
         first = shared.setdefault(file.with_suffix(""), file)
@@ -65,11 +71,12 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
             problems.add(file, clean.DUPLICATE, f"it has the same label file as {first.name}")
         truths.append(truth)
     rows.expect_known_kind()
+    _note_orphans(folders, problems)
     return Dataset(f"yolo:{root.resolve().name} {split}", names, truths, problems)
 
 
-def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | None:
-    """What is known of an image; None if it, or its label file, cannot be read."""
+def _truth(image: Path, places: list[Path], rows: Rows, problems: Problems) -> Truth | None:
+    """What is known of an image, whose labels are in one of `places`; None if one cannot be read."""
     if not is_file(image):
         problems.add(image, clean.MISSING_IMAGE, "listed, but not there")
         return None
@@ -78,7 +85,6 @@ def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | N
     except ImageError as e:
         problems.add(image, clean.BROKEN_IMAGE, e.message)
         return None
-    places = _label_files(image, base)
     file = next((p for p in places if p.exists()), places[0])
     boxes = BoxList(file, size, problems)
     if not file.exists():
@@ -90,6 +96,16 @@ def _truth(image: Path, base: Path, rows: Rows, problems: Problems) -> Truth | N
         problems.add(file, clean.UNREADABLE, f"{e.reason}; its image is left out", line=e.line)
         return None
     return boxes.truth(image)
+
+
+def _note_orphans(folders: dict[Path, Path], problems: Problems) -> None:
+    """Note label files that no image has: their images are not there, or of a kind that is not read."""
+    for folder, images in folders.items():
+        stems = {p.stem for p in list_images(images)}
+        for file in sorted(folder.glob("*.txt")):
+            if file.stem not in stems and not file.name.startswith(".") and file.name not in NAME_FILES:
+                what = f"no image in {images} has this label file's name ({', '.join(ENDINGS)})"
+                problems.add(file, clean.MISSING_IMAGE, what)
 
 
 def _label_files(image: Path, base: Path) -> list[Path]:
@@ -115,7 +131,7 @@ def _from_folders(root: Path, split: str, problems: Problems) -> list[Path]:
     """The image files of a split by the layout of the folders."""
     for folder in (root / "images" / split, root / split / "images"):
         if folder.is_dir():
-            return list_images(folder)
+            return list_images(folder, deep=True)
     if (root / f"{split}.txt").exists():
         return _listed(root / f"{split}.txt", root, problems)
     flat = list_images(root / "images") if (root / "images").is_dir() else []
@@ -144,7 +160,7 @@ def _from_yaml(file: Path, described: Described, split: str, problems: Problems)
             place = base / entry[3:]  # written as if the yaml lay one folder deeper
         if not place.exists():
             raise DataError(f"{file}: {split} is {entry!r}, but {place} does not exist.")
-        files += list_images(place) if place.is_dir() else _listed(place, base, problems)
+        files += list_images(place, deep=True) if place.is_dir() else _listed(place, base, problems)
     return base, files
 
 
@@ -166,12 +182,15 @@ def _listed(file: Path, base: Path, problems: Problems) -> list[Path]:
     return list(found)
 
 
-def _names(root: Path, described: Described) -> tuple[str, ...]:
+def _names(root: Path, described: Described, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """What the numbers in the label files mean: as the data set says it, else `classes`."""
     if described.names is not None:
         return described.names
     for file in [*(root / n for n in NAME_FILES), *sorted(root.glob("*.names"))]:
         if file.exists():
             return class_names(lines(file), file)
+    if classes is not None:
+        return tuple(classes)
     raise DataError(
         f"yolo:{root} does not say what its classes are called.",
         hint="Write the names, one per line, to classes.txt in it, or give a data.yaml with names.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgedet.contract.errors import AnnotationError, MissingDependency
-from edgedet.data.clean import short
+from edgedet.data.clean import is_name, short
 from edgedet.data.text import read_text
 
 MAX_YAML = 1 << 20
@@ -97,6 +97,8 @@ def _parse(file: Path, text: str) -> _Node:
         mark = getattr(e, "problem_mark", None)
         reason = f"is not YAML: {getattr(e, 'problem', None) or e}"
         raise AnnotationError(file, mark.line + 1 if mark else 0, reason) from None
+    except (ValueError, OverflowError) as e:  # an escape beyond Unicode, which PyYAML does not check
+        raise AnnotationError(file, 0, f"is not YAML: {e}") from None
     nodes = stack[0].nodes
     return nodes[0] if len(nodes) == 1 else _Node("sequence", 0)
 
@@ -130,7 +132,7 @@ def _names(file: Path, node: _Node) -> tuple[str, ...]:
         by_number = _mapping(file, node) or {}
         if set(by_number) == {str(k) for k in range(len(by_number))}:
             nodes = [by_number[str(k)] for k in range(len(by_number))]
-    if not nodes or any(n.kind != "scalar" or not n.text.strip() for n in nodes):
+    if not nodes or any(n.kind != "scalar" or not is_name(n.text.strip()) for n in nodes):
         raise AnnotationError(file, node.line, "`names` is expected to be different names, numbered from 0")
     names = [n.text.strip() for n in nodes]
     seen: set[str] = set()

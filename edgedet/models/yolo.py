@@ -125,7 +125,9 @@ class Yolo(Model):
         """The backbone's features at the stride of the grid: (N, about width, Sy, Sx)."""
         if self.neck is None:
             fine, coarse = levels
-            return torch.cat([self.fine(fine), _doubled(self.coarse(coarse))], dim=1)
+            # in this order: a calibration cache belongs to a graph, whose nodes are in the order of the calls
+            wide = _doubled(self.coarse(coarse))
+            return torch.cat([self.fine(fine), wide], dim=1)
         finer, fine, coarse = self.neck(levels)
         return torch.cat([nn.functional.max_pool2d(finer, 2), fine, _doubled(coarse)], dim=1)
 

@@ -64,11 +64,10 @@ def join(device: str = "auto") -> Iterator[Processes]:
         UsageError: a GPU was asked for that is not there. TrainingError: the others cannot be reached, or
             one of them ends or stops answering.
     """
-    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    world, rank, local = (_of_torchrun(n, d) for n, d in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)))
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if device == "cuda" and not cuda:
         raise UsageError("--device cuda, but torch finds no CUDA GPU here.", hint="See edgedet doctor.")
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda and local >= torch.cuda.device_count():
         raise UsageError(
             f"Process {local} has no GPU: there are {torch.cuda.device_count()}.",
@@ -81,8 +80,18 @@ def join(device: str = "auto") -> Iterator[Processes]:
         yield Processes(rank, world, place)
         return
     with named(world):
-        dist.init_process_group(
-            "nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=ANSWER_WITHIN
-        )
+        try:
+            dist.init_process_group(
+                "nccl" if cuda else "gloo", rank=rank, world_size=world, timeout=ANSWER_WITHIN
+            )
+        except ValueError as e:  # MASTER_ADDR is missing
+            raise UsageError(f"WORLD_SIZE is {world}, but {e}.", hint="Start it by torchrun.") from e
         yield Processes(rank, world, place)
         dist.destroy_process_group()  # not after an error: a process that is gone says no goodbye
+
+
+def _of_torchrun(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise UsageError(f"{name} is {text!r}, expected a number.", hint="torchrun sets it; else unset it.")
+    return int(text)

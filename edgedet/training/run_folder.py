@@ -19,8 +19,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgedet.contract.errors import EdgedetError, OutputError, TrainingError
-from edgedet.contract.files import output_error, write_atomic
+from edgedet.contract.files import output_error, remove_leftovers, write_atomic
+from edgedet.contract.reading import read_bytes
+from edgedet.contract.text import parse_json
 from edgedet.training.board import Board
+
+MAX_SETTINGS = 16 << 20
+"""Bytes that a run.json may have."""
 
 
 class RunFolder:
@@ -56,7 +61,10 @@ class RunFolder:
             raise
 
     def _prepare(self, settings: dict[str, Any], repeatable: dict[str, Any]) -> bool:
-        self._remove_partial_files()
+        try:
+            remove_leftovers(self.path)  # of killed runs, before the disk's room is looked at
+        except OSError as e:
+            raise output_error(self.path, e) from e
         differing = self._differing(repeatable)
         if differing and (self.state.exists() or self.best.exists()):
             raise TrainingError(
@@ -75,7 +83,7 @@ class RunFolder:
         if not self._settings.exists():
             return "weights or a state, but no run.json that says of which run"
         try:
-            before = json.loads(self._settings.read_text(encoding="utf-8"))["settings"]
+            before = parse_json(read_bytes(self._settings, MAX_SETTINGS))["settings"]
             # a setting that an earlier edgedet did not write down was what it is by default
             known, now = flat(before), flat({k: v for k, v in repeatable.items() if k in before})
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
@@ -108,12 +116,6 @@ class RunFolder:
         except OSError:  # a file system without locks
             pass
         self._lock = lock
-
-    def _remove_partial_files(self) -> None:
-        """What kills left behind; nobody else writes here now."""
-        for path in (self.state, self.best, self._settings, self._steps, self._epochs):
-            for partial in self.path.glob(f".{path.stem}.*partial*"):
-                partial.unlink(missing_ok=True)
 
     def check_space(self, needed: int) -> None:
         """OutputError if the disk has no room for files of `needed` bytes in place of those that are here."""
@@ -154,7 +156,10 @@ class RunFolder:
         """Drop what was logged after the state file: those steps will be taken again."""
         for path, key, end in ((self._steps, "step", step), (self._epochs, "validation", epoch)):
             if path.exists():
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                try:
+                    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                except OSError as e:
+                    raise output_error(path, e) from e
                 kept = [line for line in lines if _number(line, key) < end]
                 write_atomic(path, "".join(f"{line}\n" for line in kept))
 

@@ -52,13 +52,14 @@ class StopRequest:
     @contextlib.contextmanager
     def interrupting(self, wanted: bool = True) -> Iterator[None]:
         """Within `deferred`: a wait that a signal may end, also one that came before."""
-        if wanted and self.signal is not None:
-            raise Stopped(self.signal)
         yield from self._set(at_once=wanted)
 
     def _set(self, *, at_once: bool) -> Iterator[None]:
         before, self._at_once = self._at_once, at_once
         try:
+            # only now: a signal between this and the line above would else be noted and not raised
+            if at_once and self.signal is not None:
+                raise Stopped(self.signal)
             yield
         finally:
             self._at_once = before

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.contract.errors import TrainingError, WeightsError
+from edgedet.contract.text import parse_json
 from edgedet.training.checkpoint import load_state, read, write_tensors
 
 
@@ -78,7 +79,7 @@ def load_into(
     load_state(model, _under(tensors, "model."), path)
     load_state(average, _under(tensors, "average."), path)
     try:
-        progress = _progress(json.loads(metadata["progress"]))
+        progress = _progress(parse_json(metadata["progress"]))
         optimizer.load_state_dict(
             {
                 "state": _slots(_under(tensors, "optimizer."), optimizer),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from edgedet.data import Dataset
+from edgedet.data.clean import CORRECTED
 from edgedet.training.checkpoint import layers
 from edgedet.training.loop import Trainer, objects
 
@@ -57,9 +58,13 @@ def about(role: str, data: Dataset) -> list[tuple[str, str]]:
             rows.append(("", shortened(by_class, 20)))
         if without and count:
             rows.append(("", f"no object of {len(without)} classes: {shortened(without)}"))
-    if len(data.problems):
-        rows.append(("left out", f"{data.problems.summary()}; first: {data.problems.items[0]}"))
-    return rows + [("note", note) for note in data.notes]
+    if left := data.left_out():
+        rows.append(("", left))
+    corrected = Counter(p.kind for p in data.problems.items if p.kind in CORRECTED)
+    if corrected:
+        rows.append(("", ", ".join(f"{n} {kind}" for kind, n in corrected.most_common())))
+    said = data.mostly_lost() if left else ()
+    return rows + [("note", note) for note in data.notes if note not in said]
 
 
 def shortened(names: list[str], most: int = 5) -> str:

@@ -245,3 +245,97 @@ def test_images_that_do_not_fit_their_labels_are_known_before_they_are_read(voc,
         with contextlib.suppress(ImageError):
             data.load(index)
     assert data.problems.counts() == {"broken image": 4}
+
+
+@pytest.fixture
+def coco(tmp_path, image):
+    """coco(annotations, size=...) -> the data set of one image, a.jpg."""
+
+    def write(*annotations, size=(64, 48), text=None):
+        image(tmp_path / "a.jpg")
+        known = {} if size is None else {"width": size[0], "height": size[1]}
+        raw = {
+            "images": [{"id": 1, "file_name": "a.jpg", **known}],
+            "annotations": [{"image_id": 1, "category_id": 1} | a for a in annotations],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        (tmp_path / "a.json").write_text(text(json.dumps(raw)) if text else json.dumps(raw))
+        return open_dataset(f"coco:{tmp_path / 'a.json'}")
+
+    return write
+
+
+def test_fractions_in_place_of_pixels_are_refused(coco, voc, obj):
+    with pytest.raises(DataError, match=r"All 2 boxes of coco:a lie in the first pixel .* expected pixels"):
+        coco({"bbox": [0.1, 0.1, 0.5, 0.4]}, {"bbox": [0.5, 0.5, 0.5, 0.5]})
+    voc.add("a", obj("cat", 0.1, 0.2, 0.5, 1))
+    with pytest.raises(DataError, match="they seem to be fractions"):
+        open_dataset(f"voc:{voc.root}")
+    assert len(coco({"bbox": [0.1, 0.1, 0.5, 0.4]}, {"bbox": [1, 1, 5, 5]}).truths[0].boxes) == 2
+
+
+def test_labels_without_a_size_are_checked_against_the_image(coco, voc, obj):
+    data = coco({"bbox": [1, 1, 5, 5]}, {"bbox": [500, 1, 5, 5]}, {"bbox": [60, 1, 50, 5]}, size=None)
+    assert data.truths[0].boxes.tolist() == [[1, 1, 6, 6], [60, 1, 64, 6]]
+    assert data.problems.counts() == {"out of bounds": 1, "clipped to the image": 1}
+    voc.add("a", obj("cat", 2, 2, 9, 9), obj("cat", 500, 2, 600, 9), size="")
+    data = open_dataset(f"voc:{voc.root}")
+    assert data.truths[0].boxes.tolist() == [[1, 1, 9, 9]]
+    assert data.problems.counts() == {"out of bounds": 1}
+
+
+def test_coco_entries_that_are_there_twice(coco):
+    one = {"id": 1, "bbox": [1, 1, 5, 5]}
+    data = coco(one, one, one | {"bbox": [2, 2, 5, 5]}, {"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]})
+    assert len(data.truths[0].boxes) == 4
+    assert [p.detail for p in data.problems.items] == [
+        "annotations[1] is annotations[0] again: it was dropped"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "more"), [("annotations", '{"annotations": [], '), ("images", '{"images": [], ')]
+)
+def test_json_with_a_key_twice_is_refused(coco, key, more):
+    with pytest.raises(AnnotationError, match=f"it has '{key}' twice"):
+        coco({"bbox": [1, 1, 5, 5]}, text=lambda raw: more + raw[1:])
+
+
+def test_yolo_classes_are_chosen_by_name(yolo):
+    rows = "0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.1 0.1\n"
+    root = yolo(("images/train/a.jpg", "labels/train/a.txt", rows))  # 0 dog, 1 cat
+    data = open_dataset(f"yolo:{root}", classes=("cat", "dog"))
+    assert data.truths[0].labels.tolist() == [1, 0]
+    data = open_dataset(f"yolo:{root}", classes=("cat",))
+    assert data.truths[0].labels.tolist() == [0]
+    assert "unknown class: 'dog' was dropped" in str(data.problems.items[0])
+
+
+def test_yolo_images_in_folders_of_a_split_are_found(yolo):
+    root = yolo(
+        ("images/train/a.jpg", "labels/train/a.txt", ROW),
+        ("images/train/north/a.jpg", "labels/train/north/a.txt", ROW),
+    )
+    data = open_dataset(f"yolo:{root}")
+    assert [len(t.boxes) for t in data.truths] == [1, 1]
+    assert len(data.problems) == 0
+    (root / "data.yaml").write_text("names: [dog, cat]\ntrain: images/train\n")
+    assert len(open_dataset(f"yolo:{root}")) == 2
+
+
+def test_yolo_labels_whose_images_are_not_read_are_said(yolo):
+    root = yolo(("images/train/a.jpg", "labels/train/a.txt", ROW))
+    for name in ("b", "c", ".d", "classes"):
+        (root / f"labels/train/{name}.txt").write_text(ROW)
+    (root / "images/train/b.heic").write_bytes(b"a photo")
+    data = open_dataset(f"yolo:{root}")
+    assert data.notes == ("IMAGES LOST: 2 of 3 images were left out",)
+    assert [p.path.name for p in data.problems.items] == ["b.txt", "c.txt"]
+
+
+@pytest.mark.parametrize("number", ["0.2_5", "1_0"])
+def test_numbers_of_python_are_no_numbers(yolo, voc, obj, number):
+    root = yolo(("images/train/a.jpg", "labels/train/a.txt", f"{ROW}0 0.5 0.5 {number} 0.5\n"))
+    assert open_dataset(f"yolo:{root}").problems.counts() == {"malformed field": 1}
+    voc.add("a", obj("cat", 2, 2, 9, 9), obj("cat", 2, 2, number, 9))
+    assert open_dataset(f"voc:{voc.root}").problems.counts() == {"malformed field": 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -286,6 +288,15 @@ def test_fingerprint_is_of_the_masks_not_the_place(own, tmp_path):
     (own.root / "classes.txt").write_text("1: ground\n0: thing\n")
     assert own.open().classes == ("ground", "thing")
     assert own.open().fingerprint() != one
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_fingerprint_of_a_name_that_is_no_utf8(own):
+    own(halves(0, 1))
+    image, mask = own.open().truths[0].path, own.mask
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/\xe9" + os.fsencode(image.suffix)))
+    mask.rename(os.fsdecode(os.fsencode(mask.parent) + b"/\xe9.png"))
+    assert len(own.open().fingerprint()) == 64
 
 
 # -- real data

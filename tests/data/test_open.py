@@ -102,3 +102,17 @@ def test_several_sets_of_the_same_classes_are_one(voc, obj, tmp_path):
     strange.add("c", obj("gnu", 1, 1, 20, 20))
     with pytest.raises(DataError, match="'gnu', which voc:VOC2007 train has not"):
         open_datasets([specs[0], f"voc:{strange.root}"])
+
+
+def test_sets_that_number_their_classes_otherwise(tmp_path, image):
+    from edgedet.data import open_datasets
+
+    for name, names in (("one", "dog\ncat\n"), ("two", "cat\ndog\n")):
+        image(tmp_path / name / "images/train/a.jpg")
+        (tmp_path / name / "labels/train").mkdir(parents=True)
+        (tmp_path / name / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        (tmp_path / name / "classes.txt").write_text(names)
+    data = open_datasets([f"yolo:{tmp_path / 'one'}", f"yolo:{tmp_path / 'two'}"])
+    assert [data.classes[int(t.labels[0])] for t in data.truths] == ["dog", "cat"]
+    with pytest.raises(DataError, match="another kind of truth"):
+        open_datasets([f"yolo:{tmp_path / 'one'}", f"folder:{tmp_path / 'two'}"])

@@ -131,10 +131,10 @@ def test_an_object_without_a_box_and_parts_that_are_no_objects(voc, obj):
 
 
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
-def test_a_size_that_is_not_known(voc, obj, size):
+def test_a_size_that_is_not_said_is_the_images(voc, obj, size):
     voc.add("a", obj("cat", 2, 2, 9, 9), size=size)
     data = open_dataset(f"voc:{voc.root}")
-    assert data.truths[0].size is None
+    assert data.truths[0].size == (48, 64)
     assert data.load(0).image.shape == (48, 64, 3)
 
 

@@ -113,7 +113,7 @@ def test_int8_is_exported_and_streamed(
     pytest.importorskip(engine)
     path, _, graphs = made
     name = graphs.spec.model
-    data = ["--calib-data", f"folder:{pictures}", "--calib-images", "10", "--accept-unmeasured"]
+    data = ["--calib-data", f"folder:{pictures}", "--calib-images", "10", "--min-agreement", "0"]
     arguments = ["--model", name, "--weights", str(path), "--int8", "--target", engine, *data]
     assert run_verb("export", [*arguments, "-o", str(tmp_path)]) == 0
     report = json.loads((tmp_path / f"{name}-int8.report.json").read_text())
@@ -136,7 +136,7 @@ def test_a_plan_ends_at_the_heads_all_int8(
     pytest.importorskip("tensorrt_rtx")
     path, _, graphs = made
     name = graphs.spec.model
-    data = ["--calib-data", f"folder:{pictures}", "--calib-images", "10", "--accept-unmeasured"]
+    data = ["--calib-data", f"folder:{pictures}", "--calib-images", "10", "--min-agreement", "0"]
     arguments = ["--model", name, "--weights", str(path), "--int8", "--target", "tensorrt-rtx", *data]
     assert run_verb("export", [*arguments, "--sm", "86", "-o", str(tmp_path)]) == 0
     n = sum(node.op_type == "Conv" for node in graphs.core.graph.node)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edgedet.contract.errors import UsageError
 from edgedet.models import build
 from edgedet.models.faster_rcnn import FasterRcnn
 
@@ -46,5 +47,5 @@ def test_without_the_pyramid_nine_anchors_stand_at_each_position() -> None:
 
 
 def test_another_neck_is_refused() -> None:
-    with pytest.raises(ValueError, match="neck is 'pan', expected 'fpn' or 'none'"):
+    with pytest.raises(UsageError, match="neck is 'pan', expected 'fpn' or 'none'"):
         fresh("pan")

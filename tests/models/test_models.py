@@ -128,7 +128,10 @@ def test_every_trainable_parameter_learns(name: str) -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     sides = torch.arange(8.0, 129, 8)  # an object for every level
     boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)
-    more = Targets(boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets(name)[0].class_map)
+    masks = torch.ones(16, *SIZE, dtype=torch.bool)
+    more = Targets(
+        boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets(name)[0].class_map, masks
+    )
     if entry(name).task == "localisation":
         more = targets(name)[0]
     for _ in range(2):  # in the first step nothing passes a last layer that starts at zero

@@ -95,6 +95,35 @@ def test_weights_of_unknown_origin_are_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "best.safetensors").read_bytes() == b"someone's"
 
 
+@pytest.mark.parametrize("settings", ["[" * 100_000, '{"settings": {}, "settings": {}}', "no JSON"])
+def test_settings_that_cannot_be_read_hold_the_folder(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "run.json").write_text(settings)
+    (tmp_path / "best.safetensors").write_bytes(b"weights")
+    with pytest.raises(TrainingError, match=r"holds a run\.json that cannot be read"):
+        RunFolder(tmp_path).prepare({}, {"seed": 0})
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "steps.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"Cannot write .*steps\.jsonl"):
+        RunFolder(tmp_path).prepare({}, {"seed": 0})
+
+
+def test_what_a_kill_left_is_removed_before_the_disk_is_looked_at(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.prepare({}, {"seed": 0})
+    folder.close()
+    (tmp_path / "state.safetensors").write_bytes(b"a state")
+    left = tmp_path / ".edgedet-write.killed.partial"
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half of it")
+    for log in ("steps.jsonl", "epochs.jsonl"):
+        (tmp_path / log).unlink(missing_ok=True)
+    assert folder.prepare({}, {"seed": 0}), "it goes on"
+    folder.close()
+    assert not left.exists()
+
+
 def test_two_trainings_in_one_folder(voc: Path, tmp_path: Path) -> None:
     long = ("--epochs", "500", "--val-split", "none")
     first = start(voc, tmp_path, *long)
@@ -174,7 +203,7 @@ def test_the_board_is_read_by_tensorboard(tmp_path: Path) -> None:
     assert "validation/score" not in events.Tags()["scalars"]
 
 
-@pytest.mark.parametrize("damage", ["progress", "moments", "numbers"])
+@pytest.mark.parametrize("damage", ["progress", "best", "moments", "numbers"])
 def test_a_state_that_is_none_is_named(voc: Path, stopped: Path, tmp_path: Path, damage: str) -> None:
     from edgedet.models import build
     from edgedet.training.optimise import parameter_groups
@@ -184,6 +213,8 @@ def test_a_state_that_is_none_is_named(voc: Path, stopped: Path, tmp_path: Path,
     tensors, metadata = read(stopped / "state.safetensors")
     if damage == "progress":
         metadata["progress"] = '{"epoch": "two"}'
+    elif damage == "best":  # no later score is higher than NaN
+        metadata["progress"] = json.dumps(json.loads(metadata["progress"]) | {"best": float("nan")})
     elif damage == "moments":
         tensors = {k: v for k, v in tensors.items() if not k.endswith("exp_avg_sq")}
     else:

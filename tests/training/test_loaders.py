@@ -14,12 +14,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch (extra train)")
 from training_runs import ENVIRONMENT, children, command, lines, start, wait_for  # noqa: E402
 
-from edgedet.contract.errors import EmptyDataset, TrainingError  # noqa: E402
+from edgedet.contract.errors import EmptyDataset, TrainingError, UsageError  # noqa: E402
 from edgedet.data import open_dataset  # noqa: E402
 from edgedet.data.augment import segmentation_transform  # noqa: E402
 from edgedet.training import batches  # noqa: E402
 from edgedet.training.batches import Loader, Order, Samples  # noqa: E402
 from edgedet.training.failures import named  # noqa: E402
+from edgedet.training.processes import join  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, or needs its /dev/shm")
 MOUNT = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size="$0" tmpfs /dev/shm && exec "$@"']
@@ -76,7 +77,7 @@ def samples(masks: Path) -> Samples:
 def test_a_loader_that_stalls_ends_the_wait(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a disk that does not answer."""
     monkeypatch.setattr(batches, "STALLED_S", 2.0)
-    monkeypatch.setattr(type(samples.source), "load", lambda source, index: time.sleep(3600))
+    monkeypatch.setattr(type(samples.source), "load", lambda source, index, masks: time.sleep(3600))
     loader = Loader(samples, Order(6, 2, seed=0), 1)
     try:
         with pytest.raises(TrainingError, match="No batch came from the loader processes"), named(1):
@@ -144,3 +145,40 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(voc: Path, tmp_pa
     assert [rank.returncode for rank in ranks] == [143, 143], said
     assert said[0] == said[1]
     assert f"stopped by SIGTERM after step {len(lines(tmp_path / 'steps.jsonl'))}," in said[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is '', expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1', expected a number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, but .*MASTER_ADDR"),
+    ],
+)
+def test_an_environment_that_is_not_torchruns(
+    monkeypatch: pytest.MonkeyPatch, place: dict[str, str], said: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=said), join("cpu"):
+        pytest.fail("it joined")
+
+
+def test_a_library_that_is_no_package_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system's OpenCV, say."""
+    from importlib import metadata
+
+    from edgedet.cli.train import versions
+
+    known = metadata.version
+
+    def version(name: str) -> str:
+        if "opencv" in name:
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert versions()["opencv-contrib-python-headless"] == "not installed as a package"
+    assert versions()["numpy"] == known("numpy")

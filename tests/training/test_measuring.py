@@ -94,7 +94,7 @@ def test_the_summary_comes_before_the_first_step(voc: Path, tmp_path: Path) -> N
     assert "yolo, 20 classes, input 64x64" in before
     assert "dog 3, cat 4" in before or "cat 4, dog 3" in before
     assert "no object of 18 classes" in before
-    assert "left out" in before
+    assert "left out: 1 missing image, 1 broken image" in " ".join(before.split())
     assert f"{first}" in before.partition("left out")[2]
     assert f"another image takes its place: {data / 'JPEGImages' / second}.jpg" in after
 

@@ -90,3 +90,32 @@ def test_what_is_ignored_stays_ignored() -> None:
         assert stop.signal is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_no_signal_is_lost_as_a_wait_begins() -> None:
+    """It may come between any two lines of Python."""
+    stop = StopRequest()
+
+    def at_every_line(frame: object, event: str, arg: object) -> object:
+        if stop.signal is None and stop._at_once is False and event == "line":
+            seen.append(frame.f_lineno)  # type: ignore[attr-defined]
+            if len(seen) == position:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return at_every_line
+
+    for position in range(1, 30):
+        seen: list[int] = []
+        stop.signal = None
+        waited = False
+        with stop.handled(), stop.deferred():
+            try:
+                sys.settrace(at_every_line)
+                with stop.interrupting():
+                    sys.settrace(None)
+                    waited = True
+            except Stopped:
+                waited = False
+            finally:
+                sys.settrace(None)
+        assert not (waited and stop.signal), f"a signal at step {position} was noted, and waited on"
+    assert 1 < len(seen) < 29
