@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -27,6 +27,10 @@ from edgedet.contract.preprocess import FrameTransform
 from edgedet.contract.spec import ModelSpec, Proposals
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Whose multiples' fractions fill the interval from 0 to 1 evenly."""
 
 
 class Proposer(Protocol):
@@ -49,9 +53,10 @@ class SelectiveSearch:
     The picture is over-segmented into superpixels (Felzenszwalb and Huttenlocher 2004), and neighbours are
     merged bottom-up, the most similar first, by colour, texture, size and fill; each region on the way is a
     proposal. Several ways of segmenting and merging are put together ("diversification", section 3.2): two
-    colour spaces x two scales of superpixels x with and without colour, as the paper's "fast" mode. Boxes
-    that more of them found come first, then the larger ones. OpenCV's own order is drawn from a random
-    generator that nobody can seed, so it is not kept.
+    colour spaces x two scales of superpixels x with and without colour, as the paper's "fast" mode. The order
+    is the paper's (section 3.3): the largest regions are ranked first, and each rank is multiplied by a
+    number from 0 to 1, so that small regions have their chance. Here that number is the golden ratio's
+    sequence; OpenCV's own is drawn from a generator that nobody can seed.
 
     Args:
         side: pixels of the longer side that a picture is shrunk to; a smaller one stays as it is.
@@ -67,7 +72,7 @@ class SelectiveSearch:
     """
 
     side: int = 320
-    scale: int = 150
+    scale: int = 100
     smooth: float = 0.8
     smallest: int = 8
     most: int = 2000
@@ -92,22 +97,24 @@ class SelectiveSearch:
         if small != (width, height):
             method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
             image = np.asarray(cv2.resize(image, small, interpolation=method), np.uint8)
-        votes: dict[tuple[int, ...], int] = {}
+        found: list[npt.NDArray[np.int32]] = []
         for space in (cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab):
             picture = np.asarray(cv2.cvtColor(image, space), np.uint8)
             for scale in (self.scale, 2 * self.scale):
-                if self.seconds and time.perf_counter() - began > self.seconds and votes:
+                if self.seconds and time.perf_counter() - began > self.seconds and found:
                     break
-                for box in _merged(picture, scale, self.smooth).tolist():
-                    votes[tuple(box)] = votes.get(tuple(box), 0) + 1
-        return self._ranked(votes) * np.array([width / small[0], height / small[1]] * 2, np.float32)
+                found.append(_merged(picture, scale, self.smooth))
+        return self._ranked(np.concatenate(found)) * np.array(
+            [width / small[0], height / small[1]] * 2, np.float32
+        )
 
-    def _ranked(self, votes: Mapping[tuple[int, ...], int]) -> Floats:
-        """(x, y, w, h): votes -> xyxy, without the small ones, best first."""
-        found = np.array([(*box, n) for box, n in votes.items()], np.int64).reshape(-1, 5)
-        x, y, w, h, count = found[(found[:, 2:4] >= self.smallest).all(axis=1)].T
-        # the last key decides first; x and y only so that the order is one
-        order = np.lexsort((x, y, w, -w * h, -count))[: self.most]
+    def _ranked(self, found: npt.NDArray[np.int32]) -> Floats:
+        """(n, 4) x, y, w, h, some of them several times -> xyxy, without the small ones, best first."""
+        unique = np.unique(found, axis=0)  # sorted, so that the order is one
+        x, y, w, h = unique[(unique[:, 2:] >= self.smallest).all(axis=1)].T
+        largest = np.argsort(-w * h, kind="stable")
+        place = np.arange(1, len(largest) + 1)
+        order = largest[np.argsort(place * (place * GOLDEN % 1.0), kind="stable")][: self.most]
         return np.stack([x, y, x + w, y + h], axis=1)[order].astype(np.float32)
 
     def identity(self) -> str:

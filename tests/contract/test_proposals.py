@@ -58,8 +58,8 @@ def test_a_large_picture_is_searched_small_and_answered_in_its_own_pixels() -> N
 def test_the_budget_keeps_the_first() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     everything = SelectiveSearch()(noise)
-    assert len(everything) > 20
-    np.testing.assert_array_equal(SelectiveSearch(most=20)(noise), everything[:20])
+    assert len(everything) > 8
+    np.testing.assert_array_equal(SelectiveSearch(most=8)(noise), everything[:8])
 
 
 def test_a_time_limit_ends_the_search_with_what_was_found() -> None:
