@@ -84,7 +84,7 @@ class Localizer(Model):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalised, H and W multiples of 32 -> the one object.
 
-        {"boxes": (N, 1, 4) x0, y0, w, h in network pixels; "class_logits": (N, 1, K)}.
+        {"box": (N, 1, 4) x0, y0, w, h in network pixels; "class_logits": (N, 1, K)}.
         """
         fine, coarse = self.backbone(images)
         wide = nn.functional.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
@@ -93,7 +93,7 @@ class Localizer(Model):
         said = grid.flatten(2).transpose(1, 2)  # (N, S*S, 5 + K)
         counts = torch.softmax(said[..., :1], dim=1).transpose(1, 2)  # (N, 1, S*S)
         boxes = counts @ (said[..., 1:5] * self._side(said) + places)
-        return {"boxes": boxes, "class_logits": counts @ said[..., 5:]}
+        return {"box": boxes, "class_logits": counts @ said[..., 5:]}
 
     def _side(self, like: Tensor) -> Tensor:
         """(4,): width and height of the training size, twice: what x0, y0, w, h are fractions of."""
@@ -114,7 +114,7 @@ class Localizer(Model):
         (lecture, "Localisation of one object by regression"); "class": cross entropy. 0 where no image is
         such.
         """
-        boxes, logits = heads["boxes"].float()[:, 0], heads["class_logits"].float()[:, 0]
+        boxes, logits = heads["box"].float()[:, 0], heads["class_logits"].float()[:, 0]
         alone = [i for i, t in enumerate(targets) if len(t.boxes) == 1 and not bool(t.ignore[0])]
         if not alone:
             return {"box": 0 * boxes.sum(), "class": 0 * logits.sum()}
@@ -129,13 +129,14 @@ class Localizer(Model):
 
     def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Heads -> boxes (N, 1, 4) in network pixels, scores (N, 1, K): `contract.decode.localisation`."""
-        boxes, scores = decoders.localisation(heads, size)
+        by_role = {"boxes": heads["box"], "class_logits": heads["class_logits"]}
+        boxes, scores = decoders.localisation(by_role, size)
         return {"boxes": boxes, "scores": scores}
 
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
-        """One box, one set of class logits."""
+        """One box, one set of class logits. What `decode` gives is called "boxes", so the head is not."""
         return (
-            Output("boxes", "boxes", (None, 1, 4)),
+            Output("box", "boxes", (None, 1, 4)),
             Output("class_logits", "class_logits", (None, 1, self.classes)),
         )
 

@@ -27,7 +27,7 @@ def target(*boxes: tuple[float, ...], ignored: bool = False) -> Targets:
 
 
 HEADS = {
-    "boxes": torch.tensor([[[20.0, 10.0, 60.0, 40.0]], [[0.0, 0.0, 20.0, 10.0]]]),
+    "box": torch.tensor([[[20.0, 10.0, 60.0, 40.0]], [[0.0, 0.0, 20.0, 10.0]]]),
     "class_logits": torch.tensor([[[0.0, 0.0]], [[0.0, math.log(3.0)]]]),
 }
 
@@ -63,7 +63,7 @@ def test_a_fresh_model_says_the_middle_half_whatever_it_sees() -> None:
     torch.nn.init.zeros_(last.weight)
     heads = made(torch.randn(1, 3, 96, 192))
     # the mean of all places is the middle of the image; a box of half the training size around it
-    assert heads["boxes"].tolist() == [[pytest.approx([96 - 50, 48 - 25, 100, 50], abs=1e-3)]]
+    assert heads["box"].tolist() == [[pytest.approx([96 - 50, 48 - 25, 100, 50], abs=1e-3)]]
 
 
 def test_the_place_that_counts_says_the_box() -> None:
@@ -80,7 +80,7 @@ def test_the_place_that_counts_says_the_box() -> None:
     made.head = Says()
     heads = made(torch.randn(1, 3, 96, 192))
     expected = [88 - 0.1 * 200, 40 + 0.2 * 100, 0.3 * 200, 0.4 * 100]
-    assert heads["boxes"].tolist() == [[pytest.approx(expected, abs=1e-3)]]
+    assert heads["box"].tolist() == [[pytest.approx(expected, abs=1e-3)]]
     assert heads["class_logits"].tolist() == [[pytest.approx([1.0, -1.0], abs=1e-4)]]
 
 
