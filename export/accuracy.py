@@ -6,7 +6,7 @@ A task is judged by its entry of ACCURACY: another task is another entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -18,7 +18,13 @@ from edgedet.contract.errors import DataError, ImageError, UsageError
 from edgedet.contract.results import Detections, SegmentationMap, boxes_of
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
-from edgedet.evaluation import ModelUnderTest, engine_under_test, evaluate, evaluate_semantic
+from edgedet.evaluation import (
+    ModelUnderTest,
+    engine_under_test,
+    evaluate,
+    evaluate_localisation,
+    evaluate_semantic,
+)
 from edgedet.evaluation.ap import every_point, match
 from edgedet.evaluation.segmentation import Confusion
 from edgedet.runtime import Engine, open_source
@@ -149,6 +155,15 @@ def mean_iou(dataset: Dataset, *, progress: bool) -> Measure:
     return measure
 
 
+def mean_box_iou(dataset: Dataset, *, progress: bool) -> Measure:
+    """Mean IoU of the one box said on the images with one object, in percent."""
+
+    def measure(engine: Engine) -> float | None:
+        return _percent(evaluate_localisation(engine_under_test(engine), dataset, progress=progress).mean_iou)
+
+    return measure
+
+
 def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
     """Agreement with a reference engine's class maps, in percent; None if no frame can be read.
 
@@ -203,6 +218,13 @@ _MAPS = Accuracy(
     results="class maps",
     agreement=map_agreement,
 )
+_ONE_BOX = replace(
+    _BOXES,
+    short="mean IoU",
+    full="mean IoU with the one object of an image",
+    metric="mean_box_IoU",
+    labelled=mean_box_iou,
+)
 
 _MASKS = Accuracy(
     short="mask AP50",
@@ -215,7 +237,7 @@ _MASKS = Accuracy(
 
 ACCURACY: dict[Task, Accuracy] = {
     "detection": _BOXES,
-    "localisation": _BOXES,
+    "localisation": _ONE_BOX,
     "semantic": _MAPS,
     "instance": _MASKS,
 }

@@ -26,10 +26,11 @@ from typing import Any, Protocol
 from edgedet.contract.errors import EdgedetError, EngineError, EngineTimeout
 from edgedet.contract.frames import Frame, Image
 from edgedet.contract.postprocess import make_postprocessor
-from edgedet.contract.preprocess import FrameTransform, Preprocessor
+from edgedet.contract.preprocess import FrameTransform
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec, Thresholds
-from edgedet.runtime.engines.engine import Engine, Request, open_engine, stages_of
+from edgedet.runtime.engines.engine import Engine, open_engine, stages_of
+from edgedet.runtime.request_slot import RequestSlot
 from edgedet.runtime.slots import GRACE, Slots
 
 TIMEOUT = 60.0
@@ -129,8 +130,6 @@ class CpuPredictor:
             `in_flight` is less than 1.
     """
 
-    stages = ("preprocess", "network", "postprocess")
-
     def __init__(
         self,
         engine: Engine,
@@ -143,6 +142,8 @@ class CpuPredictor:
         self.engine = engine
         self.spec = engine.spec.with_(thresholds=thresholds) if thresholds else engine.spec
         self.name = engine.name
+        made = ("proposals",) if self.spec.proposals else ()
+        self.stages: tuple[str, ...] = ("preprocess", *made, "network", "postprocess")
         self.streams = engine.streams
         self.in_flight = engine.streams + 1 if in_flight is None else in_flight
         self.batch = (engine.spec.input.batch or 1) if batch is None else batch
@@ -154,20 +155,20 @@ class CpuPredictor:
         self._idle = threading.Condition()
         self._closed = self._hung = False
         with self._named():
-            slots = [_Slot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)]
+            slots = [RequestSlot(engine.request(self.batch), self.spec) for _ in range(self.in_flight)]
         self._slots = Slots(slots)
 
-    def reserve(self) -> _Slot:
+    def reserve(self) -> RequestSlot:
         """See Predictor."""
         self._check_process()
         return self._slots.take(self.timeout)
 
-    def release(self, slot: _Slot) -> None:
+    def release(self, slot: RequestSlot) -> None:
         """See Predictor."""
         self._check_process()
         self._slots.release(slot)
 
-    def submit(self, frames: Sequence[Frame], slot: _Slot | None = None) -> CpuTicket:
+    def submit(self, frames: Sequence[Frame], slot: RequestSlot | None = None) -> CpuTicket:
         """See Predictor."""
         slot = slot or self.reserve()
         self._check_process()
@@ -178,9 +179,7 @@ class CpuPredictor:
                 raise EngineError(f"Got {len(frames)} frames at once, expected 1 to {self.batch}.")
             if slot.running:
                 self._recover(slot)
-            began = time.perf_counter()
-            ticket.transforms = slot.fill(frames)
-            ticket.times["preprocess"] = time.perf_counter() - began
+            ticket.transforms = slot.fill(frames, ticket.times)
             with self._idle:
                 if self._closed:
                     raise self._closed_error()
@@ -223,7 +222,7 @@ class CpuPredictor:
         finally:
             self._finish(ticket, hung=hung)
 
-    def _wait(self, slot: _Slot) -> float:
+    def _wait(self, slot: RequestSlot) -> float:
         """As `Request.wait`; after EngineTimeout the request is the engine's for good."""
         if self._hung:
             return slot.wait(0)
@@ -235,7 +234,7 @@ class CpuPredictor:
             except EngineTimeout:
                 raise e from None
 
-    def _recover(self, slot: _Slot) -> None:
+    def _recover(self, slot: RequestSlot) -> None:
         """Whoever waited for this slot was interrupted (Ctrl-C): its engine may still write into it."""
         try:
             self._wait(slot)
@@ -327,46 +326,10 @@ class CpuPredictor:
         self.close()
 
 
-class _Slot:
-    """A request and what fills it: one inference in flight shares nothing with another."""
-
-    def __init__(self, request: Request, spec: ModelSpec) -> None:
-        self.request = request
-        self.running = False
-        self._input = spec.input.name
-        self._preprocessor = Preprocessor(spec.input)
-
-    def fill(self, frames: Sequence[Frame]) -> list[FrameTransform]:
-        """Preprocess frames into the request's input."""
-        rows = self.request.inputs[self._input]
-        return [self._preprocessor(f.yuv or f.image, row) for f, row in zip(frames, rows, strict=False)]
-
-    def start(self) -> None:
-        """As `Request.start`."""
-        self.running = True
-        try:
-            self.request.start()
-        except Exception:
-            self.running = False
-            raise
-
-    def wait(self, timeout: float) -> float:
-        """As `Request.wait`; `running` stays where the request has not ended."""
-        try:
-            seconds = self.request.wait(timeout)
-        except EngineTimeout:
-            raise
-        except Exception:
-            self.running = False
-            raise
-        self.running = False
-        return seconds
-
-
 class CpuTicket(Ticket):
     """A request, how far it has come, and where its frames lie in the input."""
 
-    def __init__(self, predictor: CpuPredictor, slot: _Slot) -> None:
+    def __init__(self, predictor: CpuPredictor, slot: RequestSlot) -> None:
         super().__init__(predictor)
         self.slot = slot
         self.transforms: list[FrameTransform] = []

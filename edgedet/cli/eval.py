@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -14,10 +14,12 @@ from edgedet.contract.errors import UsageError
 from edgedet.contract.text import printable
 from edgedet.data import Dataset, open_dataset
 from edgedet.evaluation import (
+    LocalisationMetrics,
     Metrics,
     ModelUnderTest,
     SegmentationMetrics,
     engine_under_test,
+    evaluate_localisation,
     evaluate_semantic,
 )
 from edgedet.evaluation import evaluate as evaluate_boxes
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EngineName = Literal["auto", "openvino", "onnxruntime", "torch"]
+Measured: TypeAlias = Metrics | SegmentationMetrics | LocalisationMetrics
 PrecisionName = Literal["fp32", "bf16", "exact"]
 
 
@@ -72,7 +75,8 @@ def evaluate(
 ) -> None:
     """Measure AP (VOC's 11-point and every-point, COCO's), or IoU and Dice where the data is masks.
 
-    Several models are shown side by side.
+    Of a localizer: the mean IoU of its box on the images with one object. Several models are shown side by
+    side.
 
     Example: edgedet-eval yolo.onnx yolo-int8.onnx --data voc:VOCdevkit --per-class
 
@@ -85,12 +89,14 @@ def evaluate(
     if left := dataset.left_out():
         typer.echo(printable(f"data  {dataset.name}: {left}"), err=True)
 
-    def measure(predict: ModelUnderTest) -> Metrics | SegmentationMetrics:
+    def measure(predict: ModelUnderTest) -> Measured:
         if dataset.semantic:
             return evaluate_semantic(predict, dataset, limit=limit, trimaps=trimap or ())
+        if predict.task == "localisation":
+            return evaluate_localisation(predict, dataset, limit=limit)
         return evaluate_boxes(predict, dataset, limit=limit, iou=iou)
 
-    results: dict[str, Metrics | SegmentationMetrics] = {}
+    results: dict[str, Measured] = {}
     for name, model in zip(labels(models), models, strict=True):
         with opened(model, engine, precision) as predict:
             results[name] = measure(predict)
@@ -156,20 +162,25 @@ def labels(models: Sequence[str]) -> list[str]:
     return list(models)
 
 
-def show(results: Mapping[str, Metrics | SegmentationMetrics], dataset: Dataset, *, per_class: bool) -> None:
+def show(results: Mapping[str, Measured], dataset: Dataset, *, per_class: bool) -> None:
     """Tables on stdout; below them what a reader must know, and what was wrong with the data."""
     from rich.console import Console
 
-    from edgedet.evaluation.report import class_table, map_class_table, map_summary_table, summary_table
+    from edgedet.evaluation import report
 
-    # of the data set's kind, as `evaluate` made them
-    tables: tuple[Callable[[Any], Table], Callable[[Any], Table]] = (summary_table, class_table)
-    if dataset.semantic:
-        tables = (map_summary_table, map_class_table)
+    # each kind of figures, and the tables that show it: (summary, by class)
+    tables: dict[type[Measured], tuple[Callable[[Any], Table], Callable[[Any], Table]]] = {
+        Metrics: (report.summary_table, report.class_table),
+        SegmentationMetrics: (report.map_summary_table, report.map_class_table),
+        LocalisationMetrics: (report.localisation_summary_table, report.localisation_class_table),
+    }
     console = Console()
-    if per_class:
-        console.print(tables[1](results), "")
-    console.print(tables[0](results))
+    for kind, (summary, by_class) in tables.items():
+        mine = {name: m for name, m in results.items() if isinstance(m, kind)}
+        if mine and per_class:
+            console.print(by_class(mine), "")
+        if mine:
+            console.print(summary(mine))
     for name, m in results.items():
         if m.not_measured:
             console.print(

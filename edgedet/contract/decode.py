@@ -129,6 +129,23 @@ def dense(
 _BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
+def localisation(heads: Mapping[str, Array], size: tuple[int, int]) -> tuple[Array, Array]:
+    """One box an image, by regression (lecture, "Localisation of one object by regression").
+
+    Args:
+        heads: {"boxes": (N, 1, 4) x0, y0, w, h in network pixels, "class_logits": (N, 1, K)}. A side below 0,
+            which a regression may give, is none.
+        size: (height, width) of the network input in pixels.
+
+    Returns:
+        boxes (N, 1, 4) xyxy in network pixels, not clipped; scores (N, 1, K), which sum to 1.
+    """
+    boxes = heads["boxes"]
+    corner = boxes[..., :2]
+    opposite = corner + boxes[..., 2:].clip(min=0)
+    return namespace(boxes).concatenate([corner, opposite], axis=-1), softmax(heads["class_logits"], -1)
+
+
 def anchors(
     heads: Mapping[str, Array],
     size: tuple[int, int],
@@ -240,7 +257,13 @@ def class_map(heads: Mapping[str, Array], size: tuple[int, int]) -> Array:
 Decoder = Callable[..., tuple[Array, Array]]
 MapDecoder = Callable[..., Array]
 
-DECODERS: dict[str, Decoder] = {"yolo": yolo, "anchors": anchors, "regions": regions, "dense": dense}
+DECODERS: dict[str, Decoder] = {
+    "yolo": yolo,
+    "anchors": anchors,
+    "regions": regions,
+    "dense": dense,
+    "localisation": localisation,
+}
 """What `ModelSpec.decode.kind` may name, for tasks whose result is boxes."""
 
 MAP_DECODERS: dict[str, MapDecoder] = {"class_map": class_map}

@@ -121,6 +121,19 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Proposals:
+    """Where the regions come from that a graph looks at, where it does not find them itself.
+
+    method: a key of `edgedet.contract.proposals.METHODS`, with its parameters; count: rows of the graph's
+    input of role "proposals" an image, (N, count, 4) xyxy in network pixels, zeros where there is none.
+    """
+
+    method: str
+    count: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Decode:
     """How output tensors become results: a key of `edgedet.contract.decode.DECODERS` (boxes and scores) or
     `MAP_DECODERS` (a class per pixel), and its parameters.
@@ -161,6 +174,7 @@ class ModelSpec:
     """See the module's docstring. Validated on construction; raises SpecError.
 
     extra_inputs: tensors that a graph takes beside the image, by role (Fast R-CNN's proposals).
+    proposals: how the extra input of that role is made; None where there is none.
     stages: graphs that run after NMS, in order.
     metrics: measured accuracy, if known, for example {"AP50_11point@VOC2007-val": 0.61}.
     build: facts a TensorRT preflight needs (version, compute capabilities), empty elsewhere.
@@ -179,6 +193,7 @@ class ModelSpec:
     build: Mapping[str, str] = field(default_factory=dict)
     extra_inputs: tuple[Tensor, ...] = ()
     stages: tuple[Stage, ...] = ()
+    proposals: Proposals | None = None
     spec_version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
@@ -203,7 +218,7 @@ class ModelSpec:
         an older edgedet reads what it can read.
         """
         raw = asdict(self)
-        for name in ("extra_inputs", "stages"):
+        for name in ("extra_inputs", "stages", "proposals"):
             if not raw[name]:
                 del raw[name]
         for name, default in (("dtype", "float32"), ("layout", "NCHW")):

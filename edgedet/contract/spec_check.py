@@ -72,6 +72,8 @@ def build(kind: type[T], raw: object, where: str) -> T:
 def _value(hint: Any, value: object, where: str) -> Any:
     """`value` as the annotation `hint` wants it; SpecError if it is something else."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType) and isinstance(value, dict):  # an object, or nothing
+        hint = next((a for a in arguments if is_dataclass(a)), hint)
     if is_dataclass(hint) and isinstance(hint, type):
         return build(hint, value, where)
     if origin is tuple and isinstance(value, list):
@@ -129,6 +131,7 @@ def problem(spec: ModelSpec) -> str:
         or _threshold_problem(spec)
         or _class_problem(spec)
         or _stage_problem(spec)
+        or _proposal_problem(spec)
         or _map_problem(spec)
         or _json_problem(spec)
     )
@@ -240,6 +243,19 @@ def _stage_problem(spec: ModelSpec) -> str:
         lacking = [t.role for t in stage.inputs if t.role not in given]
         if lacking:
             return f"stage {_short(stage.name)} takes {lacking[0]}, which nothing before it gives"
+    return ""
+
+
+def _proposal_problem(spec: ModelSpec) -> str:
+    """How a spec says where its regions come from."""
+    p = spec.proposals
+    if p is None:
+        return ""
+    shapes = [t.shape[1:] for t in spec.extra_inputs if t.role == "proposals" and t.dtype == "float32"]
+    if shapes != [(p.count, 4)]:
+        return f"it has {_short(p.count)} proposals an image, but no float32 input of that role and shape"
+    if not p.method or len(p.method) > MAX_NAME or _deeper(p.parameters, MAX_DEPTH):
+        return "the method of its proposals has no name, or parameters that are too deep"
     return ""
 
 

@@ -1,4 +1,6 @@
-"""Accuracy of any callable on any data set: VOC's and COCO's AP; Dice and IoU of a class per pixel."""
+"""Accuracy of any callable on any data set: VOC's and COCO's AP; Dice and IoU of a class per pixel; IoU of
+one box an image.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,24 @@ from edgedet.evaluation.evaluate import (
     engine_under_test,
     evaluate,
 )
+from edgedet.evaluation.evaluate_localisation import evaluate_localisation
 from edgedet.evaluation.evaluate_semantic import evaluate_semantic
-from edgedet.evaluation.metrics import ClassMetrics, ClassPixels, Metrics, SegmentationMetrics, Trimap
+from edgedet.evaluation.metrics import (
+    ClassLocalisation,
+    ClassMetrics,
+    ClassPixels,
+    LocalisationMetrics,
+    Metrics,
+    SegmentationMetrics,
+    Trimap,
+)
 
 __all__ = [
     "EVAL_THRESHOLDS",
+    "ClassLocalisation",
     "ClassMetrics",
     "ClassPixels",
+    "LocalisationMetrics",
     "Metrics",
     "ModelUnderTest",
     "Predict",
@@ -23,5 +36,6 @@ __all__ = [
     "Trimap",
     "engine_under_test",
     "evaluate",
+    "evaluate_localisation",
     "evaluate_semantic",
 ]

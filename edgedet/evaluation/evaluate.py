@@ -15,8 +15,9 @@ import numpy.typing as npt
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.proposals import Proposer, RegionInput
 from edgedet.contract.results import Detections, Instances, Result, boxes_of
-from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.contract.spec import ModelSpec, Task, Thresholds
 from edgedet.contract.text import printable
 from edgedet.data import Dataset, Truth
 from edgedet.data.clean import plain_name
@@ -53,31 +54,44 @@ class Engine(Protocol):
 class ModelUnderTest:
     """A model as a callable that knows its classes, which `evaluate` maps to the data set's.
 
-    many: up to `batch` images at once -> one result each.
+    many: up to `batch` images at once -> one result each. task: what it is for, and is measured by.
     """
 
     many: Callable[[Sequence[Image]], Sequence[Result]]
     classes: tuple[str, ...]
     batch: int = 1
+    task: Task = "detection"
 
     def __call__(self, image: Image) -> Result:
         """One image: see `Predict`."""
         return self.many([image])[0]
 
 
-def engine_under_test(engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS) -> ModelUnderTest:
-    """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any)."""
+def engine_under_test(
+    engine: Engine, thresholds: Thresholds = EVAL_THRESHOLDS, *, proposer: Proposer | None = None
+) -> ModelUnderTest:
+    """Preprocess -> `engine.infer` -> postprocess, with the batch the engine was built for (1 if any).
+
+    proposer: of regions, where the graph takes them, instead of the spec's own (one with a cache).
+    """
     spec = engine.spec.with_(thresholds=thresholds)
     prepare = Preprocessor(spec.input)
     opened: Mapping[str, Engine] = getattr(engine, "stages", {})
     postprocess = make_postprocessor(spec, {name: e.infer for name, e in opened.items()})
     batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
+    inputs = {spec.input.name: batch}
+    regions = RegionInput(spec, proposer) if spec.proposals else None
+    if regions is not None and spec.proposals is not None:
+        inputs[regions.name] = np.zeros((len(batch), spec.proposals.count, 4), np.float32)
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        return postprocess(engine.infer({spec.input.name: batch}), transforms)
+        if regions is not None:
+            for image, transform, row in zip(images, transforms, inputs[regions.name], strict=False):
+                regions(image, transform, row)
+        return postprocess(engine.infer(inputs), transforms)
 
-    return ModelUnderTest(many, spec.classes, len(batch))
+    return ModelUnderTest(many, spec.classes, len(batch), spec.task)
 
 
 def evaluate(

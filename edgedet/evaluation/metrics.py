@@ -133,6 +133,44 @@ class SegmentationMetrics:
         return json.dumps({**means, **asdict(self)}, sort_keys=True)
 
 
+@dataclass(frozen=True)
+class ClassLocalisation:
+    """The images of one class: how many, and the figures of `LocalisationMetrics`; None without images."""
+
+    name: str
+    images: int
+    mean_iou: float | None
+    class_accuracy: float | None
+    localised: float | None
+
+
+@dataclass(frozen=True)
+class LocalisationMetrics:
+    """Accuracy of one box an image on the images with exactly one object.
+
+    data, fingerprint, notes: as in `Metrics`; images: those with one object that were evaluated; skipped:
+    images that could not be read; mean_iou: of the box said and the object's, over the images;
+    class_accuracy: share of images whose class is right; localised: share with an IoU of at least 0.5 and
+    the right class; all in [0, 1], None without images; classes: those that model and data share;
+    not_measured: why there are no figures, empty where there are.
+    """
+
+    data: str
+    fingerprint: str
+    images: int
+    skipped: int
+    mean_iou: float | None
+    class_accuracy: float | None
+    localised: float | None
+    classes: tuple[ClassLocalisation, ...]
+    notes: tuple[str, ...] = ()
+    not_measured: str = ""
+
+    def to_json(self) -> str:
+        """One JSON object; floats exact."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None

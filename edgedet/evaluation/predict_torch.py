@@ -10,6 +10,7 @@ import numpy as np
 
 from edgedet.contract.postprocess import Tensors, detections, make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.proposals import Proposer, RegionInput
 from edgedet.contract.results import Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, ModelUnderTest
@@ -27,8 +28,12 @@ def torch_under_test(
     device: torch.device | str = "cpu",
     thresholds: Thresholds = EVAL_THRESHOLDS,
     batch: int = 16,
+    proposer: Proposer | None = None,
 ) -> ModelUnderTest:
     """Preprocess -> `model.forward` and `model.decode` -> what `postprocess` gives, up to `batch` at once.
+
+    A model whose spec has `proposals` is called with them as a second argument, (N, P, 4); `proposer` makes
+    them instead of the spec's own (one with a cache).
 
     The model must be on `device` and stays there; it runs in eval mode, and its training mode is put
     back after each call.
@@ -37,6 +42,9 @@ def torch_under_test(
 
     prepare = Preprocessor(spec.input)
     buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
+
+    regions = RegionInput(spec, proposer) if spec.proposals else None
+    boxes_in = np.zeros((batch, spec.proposals.count if spec.proposals else 0, 4), np.float32)
 
     def run(name: str, tensors: Tensors) -> Tensors:
         given = {key: torch.from_numpy(value).to(device) for key, value in tensors.items()}
@@ -47,12 +55,16 @@ def torch_under_test(
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
-        inputs = torch.from_numpy(buffer[: len(images)]).to(device)
+        inputs = [torch.from_numpy(buffer[: len(images)]).to(device, memory_format=torch.channels_last)]
+        if regions is not None:
+            for image, transform, row in zip(images, transforms, boxes_in, strict=False):
+                regions(image, transform, row)
+            inputs.append(torch.from_numpy(boxes_in[: len(images)]).to(device))
         training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                heads = model(inputs.contiguous(memory_format=torch.channels_last))
+                heads = model(*inputs)
                 if stages:
                     return postprocess(
                         {name: t.float().cpu().numpy() for name, t in heads.items()}, transforms
@@ -66,4 +78,4 @@ def torch_under_test(
         boxes, scores = found["boxes"].float().numpy(), found["scores"].float().numpy()
         return [detections(boxes[i], scores[i], thresholds, p) for i, p in enumerate(transforms)]
 
-    return ModelUnderTest(many, spec.classes, batch)
+    return ModelUnderTest(many, spec.classes, batch, spec.task)

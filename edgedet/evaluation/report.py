@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgedet.contract.text import printable
-from edgedet.evaluation.metrics import ClassPixels, Metrics, SegmentationMetrics
+from edgedet.evaluation.metrics import ClassPixels, LocalisationMetrics, Metrics, SegmentationMetrics
 
 
 def summary_table(results: Mapping[str, Metrics]) -> Table:
@@ -91,6 +91,42 @@ def map_class_table(results: Mapping[str, SegmentationMetrics]) -> Table:
         )
     means = (f"[bold]{percent(m.mean_iou)} / {percent(m.mean_dice)}" for m in results.values())
     table.add_row("[bold]mean", "", *means)
+    return table
+
+
+def localisation_summary_table(results: Mapping[str, LocalisationMetrics]) -> Table:
+    """One row per model: the figures in percent, and the change of the mean IoU against the first."""
+    first = next(iter(results.values()))
+    title = f"{first.data}: {first.images} images with one object"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", overflow="fold")
+    table.add_column("mean IoU", justify="right")  # may wrap: "not measured"
+    for heading in ("right class", "right class, IoU >= 0.5"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if len(results) > 1:
+        table.add_column("change", justify="right", no_wrap=True)
+    for name, m in results.items():
+        row = [headline(m.mean_iou), percent(m.class_accuracy), percent(m.localised)]
+        if len(results) > 1:
+            row.append("" if m is first else change(m.mean_iou, first.mean_iou))
+        table.add_row(name, *row)
+    return table
+
+
+def localisation_class_table(results: Mapping[str, LocalisationMetrics]) -> Table:
+    """One row per class: its images, and each model's mean IoU and share of right classes in percent."""
+    table = Table(title="mean IoU / right class, per class", title_justify="left", box=None, pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    table.add_column("images", justify="right")
+    for name in results:
+        table.add_column(name, justify="right", overflow="fold")
+    found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
+    for label in dict.fromkeys(c.name for m in results.values() for c in m.classes):
+        of_models = [classes.get(label) for classes in found.values()]
+        figures = [f"{percent(c.mean_iou)} / {percent(c.class_accuracy)}" if c else "--" for c in of_models]
+        table.add_row(label, str(next(c.images for c in of_models if c)), *figures)
+    means = (f"[bold]{percent(m.mean_iou)} / {percent(m.class_accuracy)}" for m in results.values())
+    table.add_row("[bold]all images", "", *means)
     return table
 
 

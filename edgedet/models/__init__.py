@@ -7,11 +7,11 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.spec import Input, ModelSpec, Resize, Task
+from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Thresholds
 
 if TYPE_CHECKING:
     from edgedet.models.base import Model
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # ImageNet mean and std cost 8 points of top-1 (tests/models/test_backbones.py measures it).
 LITE0_MEAN = (127 / 255,) * 3
 LITE0_STD = (128 / 255,) * 3
+
+ONE_BOX = Thresholds(score=0.0, max_detections=1, class_agnostic=True)
+"""A localizer says one box of one class, however unsure it is."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Entry:
     std: tuple[float, float, float] = LITE0_STD
     sized: bool = False
     """Whether the class wants to know its training size (option `size`)."""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """What an artifact shows by default."""
 
 
 MODELS: dict[str, Entry] = {
@@ -47,6 +52,14 @@ MODELS: dict[str, Entry] = {
     "faster-rcnn": Entry("faster-rcnn", "edgedet.models.faster_rcnn:FasterRcnn", "detection", (320, 320)),
     "mask-rcnn": Entry("mask-rcnn", "edgedet.models.mask_rcnn:MaskRcnn", "instance", (320, 320)),
     "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
+    "localizer": Entry(
+        "localizer",
+        "edgedet.models.localizer:Localizer",
+        "localisation",
+        (320, 320),
+        sized=True,
+        thresholds=ONE_BOX,
+    ),
 }
 
 
@@ -99,6 +112,7 @@ def make_spec(
         outputs=model.outputs((height, width)),
         decode=model.decode_spec(),
         classes=classes,
+        thresholds=e.thresholds,
         stages=model.stages((height, width)),
     )
     return spec.with_(**changes) if changes else spec

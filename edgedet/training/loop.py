@@ -27,7 +27,6 @@ from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, Usag
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
-from edgedet.evaluation import Metrics, SegmentationMetrics
 from edgedet.evaluation.evaluate import Image
 from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
@@ -47,7 +46,7 @@ from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
 from edgedet.training.signals import Stopped, StopRequest
 from edgedet.training.state import Progress, check_finite, load_into, save_state
-from edgedet.training.tasks import TRAINING
+from edgedet.training.tasks import TRAINING, Measured
 
 MOST_SKIPPED = 20
 """Steps in a row that may be skipped; float16 needs up to 16 to find the scale of its first gradients."""
@@ -105,6 +104,8 @@ class Trainer:
                     f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
                     hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
                 )
+        self.train = self.task.select(self.train)
+        self.val = self.val and self.task.select(self.val)
         if not self.train.semantic and objects(self.train) == 0:
             found = f" ({self.train.problems.summary()})" if len(self.train.problems) else ""
             raise EmptyDataset(
@@ -301,7 +302,7 @@ class Trainer:
             self.folder.log_epoch(event | found)
         return event
 
-    def _measure(self) -> tuple[Metrics | SegmentationMetrics | None, str]:
+    def _measure(self) -> tuple[Measured | None, str]:
         """On the main process: what was found (None: nothing), and why there may be no score."""
         assert self.val is not None
         if not self.processes.main:
@@ -315,7 +316,7 @@ class Trainer:
             return model.many(images)
 
         reason = f"{self.val.name} has no object of the model's classes in the images that were looked at"
-        metrics: Metrics | SegmentationMetrics | None = None
+        metrics: Measured | None = None
         try:
             predict = replace(model, many=many)
             metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
@@ -329,7 +330,7 @@ class Trainer:
             return False
         return self.progress.epoch - self.progress.best_epoch >= self.recipe.patience * self.eval_every
 
-    def _save_best(self, metrics: Metrics | SegmentationMetrics | None) -> None:
+    def _save_best(self, metrics: Measured | None) -> None:
         if not self.processes.main:
             return
         check_finite(self.average, "best.safetensors")

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torchvision.transforms import v2
 
 from edgedet.contract.spec import Task
+from edgedet.data import Dataset
 from edgedet.data.augment import detection_transform, segmentation_transform
-from edgedet.evaluation import Metrics, SegmentationMetrics, evaluate, evaluate_semantic
+from edgedet.data.augment_localisation import localisation_transform
+from edgedet.data.one_object import with_one_object
+from edgedet.evaluation import (
+    LocalisationMetrics,
+    Metrics,
+    SegmentationMetrics,
+    evaluate,
+    evaluate_localisation,
+    evaluate_semantic,
+)
 from edgedet.training.recipe import Recipe
+
+Measured: TypeAlias = Metrics | SegmentationMetrics | LocalisationMetrics
+"""What a validation finds."""
+
+
+def _all(data: Dataset) -> Dataset:
+    return data
 
 
 @dataclass(frozen=True)
@@ -21,35 +39,45 @@ class Training:
     transform: (input size, recipe, fill, mild) -> the augmentation, `mild` in the last epochs;
     evaluate: (predict, dataset, limit=, progress=) -> metrics; value: metrics -> the score, in [0, 1],
     None if there was nothing to measure; semantic: trained on class maps, not on boxes; instances: with a
-    mask for each box.
+    mask for each box; select: the images of a data set that are of use.
     """
 
     score: str
     metric: str
     transform: Callable[[tuple[int, int], Recipe, tuple[int, int, int], bool], v2.Compose]
-    evaluate: Callable[..., Metrics | SegmentationMetrics]
-    value: Callable[[Metrics | SegmentationMetrics], float | None]
+    evaluate: Callable[..., Measured]
+    value: Callable[[Measured], float | None]
     semantic: bool = False
     instances: bool = False
+    select: Callable[[Dataset], Dataset] = _all
 
 
-def _ap11(metrics: Metrics | SegmentationMetrics) -> float | None:
+def _ap11(metrics: Measured) -> float | None:
     assert isinstance(metrics, Metrics)
     return metrics.ap11 if any(c.objects for c in metrics.classes) else None
 
 
-def _mask_ap50(metrics: Metrics | SegmentationMetrics) -> float | None:
+def _mask_ap50(metrics: Measured) -> float | None:
     assert isinstance(metrics, Metrics)
     return metrics.mask_ap50
 
 
-def _mean_iou(metrics: Metrics | SegmentationMetrics) -> float | None:
+def _mean_iou(metrics: Measured) -> float | None:
     assert isinstance(metrics, SegmentationMetrics)
     return metrics.mean_iou if metrics.pixels else None
 
 
+def _box_iou(metrics: Measured) -> float | None:
+    assert isinstance(metrics, LocalisationMetrics)
+    return metrics.mean_iou
+
+
 def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
     return detection_transform(size, train=True, fill=fill, mild=mild)
+
+
+def _one_box(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
+    return localisation_transform(size, train=True, fill=fill)
 
 
 def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
@@ -59,12 +87,15 @@ def _windows(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], 
 
 _BOXES = Training("AP", "AP50_11point", _boxes, evaluate, _ap11)
 _MAPS = Training("mIoU", "mIoU", _windows, evaluate_semantic, _mean_iou, semantic=True)
+_ONE_BOX = Training(
+    "mean IoU", "mean_box_IoU", _one_box, evaluate_localisation, _box_iou, select=with_one_object
+)
 
 _MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50, instances=True)
 
 TRAINING: dict[Task, Training] = {
     "detection": _BOXES,
-    "localisation": _BOXES,
+    "localisation": _ONE_BOX,
     "semantic": _MAPS,
     "instance": _MASKS,
 }

@@ -31,8 +31,14 @@ def fresh(name: str) -> Model:
     return build(name, len(CLASSES), pretrained=False, **options)
 
 
-def targets() -> list[Targets]:
-    """Of two images of SIZE: two objects, and a class map with a void frame; nothing, and one class."""
+def targets(name: str) -> list[Targets]:
+    """Of two images of SIZE: two objects, and a class map with a void frame; nothing, and one class.
+
+    For a model of one object an image, there is only the first.
+    """
+    if entry(name).task == "localisation":
+        box, label, known = torch.tensor([[10.0, 20.0, 60.0, 90.0]]), torch.tensor([2]), torch.tensor([False])
+        return [Targets(box, label, known), Targets(box[:0], label[:0], known[:0])]
     boxes = torch.tensor([[10.0, 20.0, 60.0, 90.0], [40.0, 30.0, 120.0, 110.0]])
     halves = torch.full(SIZE, 255, dtype=torch.uint8)
     halves[8:-8, 8:64], halves[8:-8, 64:-8] = 0, 2
@@ -83,7 +89,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(name: str) -> None:
     """Also in a step without an object: several processes wait for each other's gradients."""
     model = fresh(name).train()
     model.begin_epoch(0.9)
-    everything = targets()
+    everything = targets(name)
     for truth in (everything, [everything[1], everything[1]]):
         model.zero_grad(set_to_none=True)
         torch.stack(list(model.training_loss(images(SIZE), truth).values())).sum().backward()
@@ -95,7 +101,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(name: str) -> None:
 def test_the_loss_is_computed_in_float32_under_autocast(name: str) -> None:
     model = fresh(name).train()
     with torch.autocast("cpu", torch.bfloat16):
-        terms = model.training_loss(images(SIZE), targets())
+        terms = model.training_loss(images(SIZE), targets(name))
     assert {t.dtype for t in terms.values()} == {torch.float32}
 
 
@@ -103,7 +109,7 @@ def test_the_loss_is_computed_in_float32_under_autocast(name: str) -> None:
 def test_loss_falls_on_one_batch(name: str) -> None:
     model = fresh(name).train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-3)
-    x, truth = images(SIZE), targets()
+    x, truth = images(SIZE), targets(name)
     losses = []
     for _ in range(20):
         terms = model.training_loss(x, truth)
@@ -124,10 +130,12 @@ def test_every_trainable_parameter_learns(name: str) -> None:
     boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)
     masks = torch.ones(16, *SIZE, dtype=torch.bool)
     more = Targets(
-        boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets()[0].class_map, masks
+        boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets(name)[0].class_map, masks
     )
+    if entry(name).task == "localisation":
+        more = targets(name)[0]
     for _ in range(2):  # in the first step nothing passes a last layer that starts at zero
-        terms = model.training_loss(images(SIZE), [more, targets()[1]])
+        terms = model.training_loss(images(SIZE), [more, targets(name)[1]])
         model.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         with torch.no_grad():
