@@ -189,7 +189,7 @@ def test_the_plan_takes_proposals(
     data = ["--calib-data", f"folder:{pictures}", "--calib-images", "4", "--min-agreement", "0"]
     data = data if precision == "int8" else ["--accept-unmeasured"]
     target = ["--target", "tensorrt-rtx", "--sm", "86", "-o", str(tmp_path)]
-    assert run_verb("export", [*arguments, *data, *target]) == 0, capsys.readouterr().out
+    assert run_verb("export", [*arguments, *data, *target]) == 0, capsys.readouterr()
     plan = tmp_path / f"fast-rcnn-{precision}-rtx.plan"
     spec = read_plan_spec(plan)
     assert [(t.name, t.role, t.shape) for t in spec.extra_inputs] == [("rois", "proposals", (None, P, 4))]
