@@ -1,7 +1,7 @@
 """What R-CNN's time goes into, part by part: proposals, network, SVMs, regression, decoding, NMS.
 
 SVMs and regression are layers of R-CNN's one graph, so no clock stands between them. Here the graph is cut at
-the features: what leads to them is the network (crops included), and each branch behind them is run by itself.
+the features: what leads to them is the network (crops included), and each branch behind them runs alone.
 All parts run on ONNX Runtime, beside the whole graph, on the same frames, so that their sum can be compared.
 """
 

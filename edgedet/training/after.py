@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgedet.models import entry
+from edgedet.training.state import load_into
 
 if TYPE_CHECKING:
     from edgedet.training.loop import Trainer
@@ -24,8 +25,14 @@ class After(Protocol):
     def file_bytes(self) -> int:
         """What the run folder needs on disk for it, beside what is there."""
 
+    def shared(self, rank: int, world: int) -> Iterator[dict[str, Any]]:
+        """Do all of the first stage that is not done yet; each process does its part. Yields as `run`.
+
+        The processes wait for each other after each step.
+        """
+
     def run(self) -> Iterator[dict[str, Any]]:
-        """Do all that is not done yet; on the main process alone.
+        """Do all the rest that is not done yet; on the main process alone.
 
         Yields {"stage": its name, "done": of, "total": steps, "problems": data that was left out}, at least
         once a minute: the run may end there.
@@ -42,3 +49,28 @@ def after(trainer: Trainer) -> After | None:
         return None
     made: After = getattr(importlib.import_module(module), name)(trainer)
     return made
+
+
+def follow(trainer: Trainer, what: After) -> Iterator[dict[str, Any]]:
+    """Do what follows the epochs of a trainer, whose state is saved; yields its events."""
+    processes = trainer.processes
+    if processes.world > 1:
+        processes.barrier()
+        if not processes.main:  # norms have seen other images in each process: the main one's count
+            load_into(trainer.folder.state, trainer.model, trainer.average, trainer.optimizer, trainer.scaler)
+    share = what.shared(processes.rank, processes.world)
+    while True:
+        event = next(share, None)
+        trainer.agree()
+        if not any(processes.greatest(float(event is not None))):
+            break
+        if event is not None:
+            yield event
+    if processes.main:
+        for event in what.run():
+            trainer.agree()
+            yield event
+        trainer.agree(done=True)
+    else:
+        while not trainer.agree():
+            pass

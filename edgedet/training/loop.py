@@ -29,7 +29,7 @@ from edgedet.data import Dataset
 from edgedet.evaluation.evaluate import Image
 from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
-from edgedet.training.after import after
+from edgedet.training.after import after, follow
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.failures import named
@@ -200,16 +200,9 @@ class Trainer:
             yield event
 
     def _finish(self) -> Iterator[dict[str, Any]]:
-        """What follows the epochs, on the main process; then the only validation."""
+        """What follows the epochs; then the only validation."""
         assert self.after is not None
-        if self.processes.main:
-            for event in self.after.run():
-                self._agree()
-                yield event
-            self._agree(done=True)
-        else:
-            while not self._agree():
-                pass
+        yield from follow(self, self.after)
         event = None if self.val is None else self._validate(self.progress.epoch - 1)
         if event is None:
             self._save_best(None)
@@ -238,7 +231,7 @@ class Trainer:
                 self.folder.log_step(event)
             if self.progress.step % self.state_every == 0:
                 self._save_state()
-            self._agree()
+            self.agree()
             yield event | {"problems": self.train.problems.items[known:]}
         self.order.start = 0
 
@@ -247,7 +240,7 @@ class Trainer:
         with self.stop.interrupting(self.processes.world == 1):
             return next(batches, None)
 
-    def _agree(self, done: bool = False) -> bool:
+    def agree(self, done: bool = False) -> bool:
         """Tell the other processes of a signal, or that the main one is done; whether it is.
 
         Raises:
@@ -334,13 +327,13 @@ class Trainer:
         """On the main process: what was found (None: nothing), and why there may be no score."""
         assert self.val is not None
         if not self.processes.main:
-            while not self._agree():
+            while not self.agree():
                 pass
             return None, ""
         model = torch_under_test(self.average, self.spec, device=self.processes.device)
 
         def many(images: Sequence[Image]) -> Sequence[Result]:
-            self._agree()  # the others wait: they learn that this process is alive, or that it was stopped
+            self.agree()  # the others wait: they learn that this process is alive, or that it was stopped
             return model.many(images)
 
         reason = f"{self.val.name} has no object of the model's classes in the images that were looked at"
@@ -350,7 +343,7 @@ class Trainer:
             metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
         except EmptyDataset as e:
             reason = e.message
-        self._agree(done=True)
+        self.agree(done=True)
         return metrics, reason
 
     def _stalled(self) -> bool:

@@ -69,12 +69,14 @@ class RcnnStages:
         store = RegionStore(Path(), self.model.dimensions)
         return sum(store.bytes_of(self.model.count + len(t.boxes)) for t in self.data.truths)
 
+    def shared(self, rank: int, world: int) -> Iterator[dict[str, Any]]:
+        """The features: see After."""
+        return self._features(self._store(), range(rank, len(self.data), world))
+
     def run(self) -> Iterator[dict[str, Any]]:
-        """See After. Raises EmptyDataset: no image can be read. OutputError: a file cannot be written."""
-        folder = self.trainer.folder.stages / digest(self.model)
-        store = RegionStore(folder / "features", self.model.dimensions)
-        yield from self._features(store)
-        regions = Regions(self, store)
+        """SVMs and regression: see After. Raises EmptyDataset: no image can be read."""
+        store = self._store()
+        folder, regions = store.folder.parent, Regions(self, store)
         for k in range(self.model.classes):
             path = folder / f"svm-{k:03d}.safetensors"
             if not self._known(path, 1):
@@ -91,17 +93,22 @@ class RcnnStages:
         """See After."""
         shutil.rmtree(self.trainer.folder.stages, ignore_errors=True)
 
+    def _store(self) -> RegionStore:
+        folder = self.trainer.folder.stages / digest(self.model)
+        return RegionStore(folder / "features", self.model.dimensions)
+
     @torch.inference_mode()
-    def _features(self, store: RegionStore) -> Iterator[dict[str, Any]]:
-        """The first stage. Images that cannot be read are left out, and noted."""
+    def _features(self, store: RegionStore, images: range) -> Iterator[dict[str, Any]]:
+        """Of these images. Those that cannot be read are left out, and noted."""
         spec, model, total = self.trainer.spec, self.model, len(self.data)
         prepare, propose = Preprocessor(spec.input), RegionInput(spec, self.trainer.proposer)
         pixels = np.zeros((1, 3, *spec.input.size), np.float32)
         proposed = np.zeros((model.count, 4), np.float32)
         device = self.trainer.processes.device
-        for i, truth in enumerate(self.data.truths):
+        for i in images:
             if i in store:
                 continue
+            truth = self.data.truths[i]
             known = len(self.data.problems)
             try:
                 image = self.data.image(i)
