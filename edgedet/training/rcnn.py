@@ -98,14 +98,14 @@ class RcnnStages:
         return RegionStore(folder / "features", self.model.dimensions)
 
     @torch.inference_mode()
-    def _features(self, store: RegionStore, images: range) -> Iterator[dict[str, Any]]:
+    def _features(self, store: RegionStore, indices: range) -> Iterator[dict[str, Any]]:
         """Of these images. Those that cannot be read are left out, and noted."""
         spec, model, total = self.trainer.spec, self.model, len(self.data)
         prepare, propose = Preprocessor(spec.input), RegionInput(spec, self.trainer.proposer)
         pixels = np.zeros((1, 3, *spec.input.size), np.float32)
         proposed = np.zeros((model.count, 4), np.float32)
         device = self.trainer.processes.device
-        for i in images:
+        for i in indices:
             if i in store:
                 continue
             truth = self.data.truths[i]
