@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedet.contract import decode as decoders
-from edgedet.contract.boxes import area, encode_deltas
+from edgedet.contract.boxes import area, clip, encode_deltas
 from edgedet.contract.spec import Decode, Output, Proposals
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
@@ -110,14 +110,15 @@ class Rcnn(Model):
             layer.requires_grad_(False)
 
     def forward(self, images: Tensor, proposals: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """(N, 3, H, W) normalised and (N, R, 4) xyxy in pixels, empty where there is none -> proposals as
-        they are, objectness (N, R), 1 where there is one, margins (N, R, K), deltas (N, R, 4 K).
+        """(N, 3, H, W) normalised and (N, R, 4) xyxy in pixels -> those proposals cut to the image,
+        objectness (N, R), 1 where a row holds one and 0 elsewhere, margins (N, R, K), deltas (N, R, 4 K).
         """
         n, count = proposals.shape[:2]
-        seen = self.features(images, proposals, operators=self.operators)
+        boxes = clip(proposals, images.shape[3], images.shape[2])
+        seen = self.features(images, boxes, operators=self.operators)
         return {
-            "proposals": proposals,
-            "objectness": (area(proposals) > 0).to(proposals.dtype),
+            "proposals": boxes,
+            "objectness": (area(boxes) > 0).to(boxes.dtype),
             "margins": self.svm(seen).reshape(n, count, -1),
             "deltas": self.deltas(seen).reshape(n, count, -1),
         }
