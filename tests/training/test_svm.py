@@ -54,7 +54,7 @@ def test_a_class_without_examples_is_never_found_and_one_without_negatives_alway
 
 def test_mining_gives_the_svm_of_all_negatives_and_remembers_few() -> None:
     positive, negative = examples(100, 6000)
-    how = Mining(cost=0.1, bias=1.0, refit=300)
+    how = Mining(cost=0.1, bias=1.0, refit=100)
     miner = Miner(positive, how)
     for some in np.split(negative, 60):
         both = np.concatenate([positive[:3], some])  # what is no negative is never taken for one
