@@ -85,6 +85,13 @@ def train(
     eval_limit: Annotated[int | None, typer.Option(min=1, help="Validate on this many images only.")] = None,
     state_every: Annotated[int, typer.Option(min=1, help="Steps between state files.")] = 50,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many images only.")] = None,
+    proposals_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps the regions proposed in each image, of a model that takes them; runs,"
+            " edgedet-eval and edgedet-export may share one. [default: proposals in the run folder]"
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Insist that the folder holds a run to go on with.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
 ) -> None:
@@ -153,6 +160,7 @@ def train(
                 state_every=state_every,
                 eval_limit=eval_limit,
                 stop=stop,
+                proposals_cache=proposals_cache,
             )
             repeatable: dict[str, Any] = {
                 "weights_sha256": sha256(weights) if weights else None,
@@ -197,6 +205,7 @@ def run(
         "eval_limit": trainer.eval_limit,
         "processes": processes.world,
         "amp": trainer.amp,
+        "proposals": trainer.proposer.identity() if trainer.proposer is not None else None,
     }
     settings = {"command": sys.argv, "versions": versions(), "hardware": hardware(processes.device)}
     unfinished = 0.0

@@ -194,6 +194,17 @@ class CachedProposer:
         return self.proposer.identity()
 
 
+def cached(proposals: Proposals | None, folder: Path | None) -> Proposer | None:
+    """The proposer that a spec names, with a cache in a folder where one is given; None where it names none.
+
+    Raises as `make_proposer`.
+    """
+    if proposals is None:
+        return None
+    proposer = make_proposer(proposals)
+    return proposer if folder is None else CachedProposer(proposer, folder)
+
+
 def _read(path: Path) -> Floats | None:
     """The boxes of a file; None if there is none, or something else."""
     try:

@@ -213,6 +213,11 @@ class ModelSpec:
         if found:
             raise SpecError(f"Invalid spec of {self.model!a:.60}: {found}.", hint="Export the model again.")
 
+    @property
+    def input_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """{input name: its shape}, the image first; None where the batch is free."""
+        return {self.input.name: self.input.shape, **{t.name: t.shape for t in self.extra_inputs}}
+
     def output(self, role: Role) -> Output:
         """The output with this role; SpecError if there is none."""
         for out in self.outputs:

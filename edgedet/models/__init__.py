@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Thresholds
+from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Tensor, Thresholds
 
 if TYPE_CHECKING:
     from edgedet.models.base import Model
@@ -63,6 +63,7 @@ MODELS: dict[str, Entry] = {
         thresholds=ON_ITS_SIDE,
         finish="edgedet.training.rcnn:RcnnStages",
     ),
+    "fast-rcnn": Entry("fast-rcnn", "edgedet.models.fast_rcnn:FastRcnn", "detection", (320, 320)),
     "mask-rcnn": Entry("mask-rcnn", "edgedet.models.mask_rcnn:MaskRcnn", "instance", (320, 320)),
     "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
     "localizer": Entry(
@@ -118,6 +119,9 @@ def make_spec(
     e = entry(name)
     height, width = size or e.size
     check_size(name, (height, width), model.stride)
+    proposals = model.proposals()
+    # not called "proposals": that is the head, and a graph has one tensor of a name
+    extra = () if proposals is None else (Tensor("rois", "proposals", (None, proposals.a_run, 4)),)
     spec = ModelSpec(
         model=name,
         task=e.task,
@@ -126,6 +130,8 @@ def make_spec(
         decode=model.decode_spec(),
         classes=classes,
         thresholds=e.thresholds,
+        extra_inputs=extra,
+        proposals=proposals,
         stages=model.stages((height, width)),
     )
     return spec.with_(**changes) if changes else spec

@@ -138,7 +138,8 @@ def roi_max_pool(
                 shape=(n * count, channels, bins, bins),
             )
         else:
-            pooled = ops.roi_pool(features, _rows(boxes), bins, scale)
+            # features of less precision (autocast) pass unchanged; coordinates must not lose any
+            pooled = ops.roi_pool(features.to(boxes.dtype), _rows(boxes), bins, scale)
         return pooled.reshape(n, count, channels, bins, bins)
 
     first_row, last_row, rows = _windows(boxes[..., 1] * scale, boxes[..., 3] * scale, height, bins)

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.proposals import cached
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
@@ -67,6 +69,7 @@ class Trainer:
         state_every: optimiser steps between state files (an epoch's end always writes one).
         eval_every: epochs between validations. eval_limit: images of `val` per validation (None = all).
         stop: asked after each step whether a signal wants the run to end.
+        proposals_cache: folder for the proposals of models that take them; by default in the run's own.
 
     Raises:
         DataError: data of another task. EmptyDataset: nothing to learn from. TrainingError: a batch that
@@ -88,6 +91,7 @@ class Trainer:
     eval_limit: int | None = None
     progress: Progress = field(default_factory=Progress)
     stop: StopRequest = field(default_factory=StopRequest)
+    proposals_cache: Path | None = None
 
     def __post_init__(self) -> None:
         device = self.processes.device
@@ -141,6 +145,7 @@ class Trainer:
                 f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
                 hint="Use a larger --batch, or fewer processes.",
             )
+        self.proposer = cached(self.spec.proposals, self.proposals_cache or self.folder.proposals)
         samples = Samples(
             self.train,
             seen,
@@ -148,6 +153,8 @@ class Trainer:
             mild=mild,
             mild_from=self.recipe.epochs - self.recipe.mild_epochs,
             masks=self.task.instances,
+            proposer=self.proposer,
+            regions=self.spec.proposals.count if self.spec.proposals else 0,
         )
         self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
@@ -330,7 +337,9 @@ class Trainer:
             while not self.agree():
                 pass
             return None, ""
-        model = torch_under_test(self.average, self.spec, device=self.processes.device)
+        model = torch_under_test(
+            self.average, self.spec, device=self.processes.device, proposer=self.proposer
+        )
 
         def many(images: Sequence[Image]) -> Sequence[Result]:
             self.agree()  # the others wait: they learn that this process is alive, or that it was stopped

@@ -7,6 +7,7 @@ steps.jsonl         a line per optimiser step: loss terms, learning rate, gradie
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
 stages/             what the stages after the epochs have done (R-CNN), until the run is finished
+proposals/          regions proposed in the images, of a model that looks at such; found again by their pixels
 .lock               locked while a training is at work here
 """
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.state = path / "state.safetensors"
         self.best = path / "best.safetensors"
         self.stages = path / "stages"
+        self.proposals = path / "proposals"
         self._settings = path / "run.json"
         self._steps, self._epochs = path / "steps.jsonl", path / "epochs.jsonl"
         self._pending: list[str] = []
