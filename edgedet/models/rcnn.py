@@ -37,7 +37,7 @@ from edgedet.models.base import Model
 from edgedet.models.crops import crops
 from edgedet.models.layers import conv_norm_act
 from edgedet.models.matching import BACKGROUND, match
-from edgedet.models.region_heads import sample_regions
+from edgedet.models.region_heads import proposals_of, sample_regions
 
 
 class Rcnn(Model):
@@ -134,8 +134,8 @@ class Rcnn(Model):
         A region shows the object that it overlaps most by an IoU of 0.5 or more, else background; 1/4 of
         them show objects (Girshick et al. 2014, 2.3).
         """
-        proposals = torch.stack([t.proposals for t in targets]).to(images.device)
-        regions = sample_regions(proposals, targets, sampled=self.sampled)
+        boxes = clip(proposals_of(targets, images), images.shape[3], images.shape[2])
+        regions = sample_regions(boxes, targets, sampled=self.sampled)
         logits = self.class_logits(self.features(images, regions.boxes, operators=True)).flatten(1)
         labels = regions.labels.flatten()
         with torch.autocast(images.device.type, enabled=False):
