@@ -137,3 +137,19 @@ def test_the_regression_of_deltas_moves_boxes_to_their_objects() -> None:
     ridge.add(features, wanted)
     weight, bias = ridge.solve(1e-6)
     np.testing.assert_allclose(features @ weight.T + bias, wanted, atol=1e-3)
+
+
+def test_two_processes_share_the_features_and_one_goes_on(voc: Path, tmp_path: Path) -> None:
+    """Each has norms of its own: the features must all be of the main one's network."""
+    folder, script = tmp_path / "two", tmp_path / "killing.py"
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    script.write_text(KILLING)
+    killed = run(*launch, str(script), "boxes", "3", *command(voc, folder, *SMALL))
+    assert killed.returncode == 1, killed.stderr
+    (stages,) = (folder / "stages").iterdir()
+    assert len(list((stages / "features").iterdir())) == 8
+    again = run(*launch, *command(voc, folder, *SMALL))
+    assert again.returncode == 0, again.stderr
+    model, _ = load_model(folder / "best.safetensors")
+    assert isinstance(model, Rcnn) and model.svm.weight.any() and model.deltas.weight.any()
+    assert not (folder / "stages").exists()
