@@ -40,7 +40,7 @@ class Feeder:
         transform = self._prepare(image, pixels[0])
         feed: dict[str, npt.NDArray[Any]] = {taken.name: pixels}
         if self._regions is not None and self.spec.proposals is not None:
-            rows = feed[self._regions.name] = np.zeros((1, self.spec.proposals.count, 4), np.float32)
+            rows = feed[self._regions.name] = np.zeros((1, self.spec.proposals.a_run, 4), np.float32)
             self._regions(image, transform, rows[0])
         return feed
 

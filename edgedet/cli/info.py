@@ -154,6 +154,8 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
     if spec.proposals is not None:
         taken = next(x for x in spec.extra_inputs if x.role == "proposals")
         method = f"the best {spec.proposals.count} of {spec.proposals.method}"
+        if spec.proposals.rows is not None:
+            method += f", {spec.proposals.rows} a run"
         rows["proposals"] = f"{taken.name}: {method} {_text(dict(spec.proposals.parameters))}".strip()
     for n, o in enumerate(spec.outputs):
         shape = " x ".join("N" if d is None else str(d) for d in o.shape)

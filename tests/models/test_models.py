@@ -67,7 +67,7 @@ def regions(count: int, size: tuple[int, int]) -> Tensor:
 def given(model: Model, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """What `forward` takes: two images, and proposals where the model looks at such."""
     wanted = model.proposals()
-    return (images(size),) if wanted is None else (images(size), regions(wanted.count, size))
+    return (images(size),) if wanted is None else (images(size), regions(wanted.a_run, size))
 
 
 @every_model
