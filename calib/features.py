@@ -61,25 +61,42 @@ def features(core: Any) -> set[str]:
 
     Only floating point: a graph with a free batch computes sizes too, with a Shape and a Concat of numbers.
     """
+    both, read = _reach(core)
+    # what a convolution reads is quantised, wherever it comes from
+    return both | read
+
+
+def feature_nodes(core: Any) -> list[Any]:
+    """The convolutions and what makes feature maps of feature maps: what a calibration depends on.
+
+    How regions are chosen, and by which operators their features are computed, is not among it.
+    """
+    both, _ = _reach(core)
+    return [
+        n for n in core.graph.node if n.op_type in CONVOLUTIONS or (keeps(n) and both.intersection(n.output))
+    ]
+
+
+def _reach(core: Any) -> tuple[set[str], set[str]]:
+    """What is reached forwards and backwards, and what convolutions read."""
     constants = {i.name for i in core.graph.initializer}
     real = _floats(core)
     nodes = [(n, [t for t in n.input if t in real - constants]) for n in core.graph.node]
     found = {v.name for v in core.graph.input if v.name in real and len(v.type.tensor_type.shape.dim) == 4}
     for node, data in nodes:
-        if node.op_type in CONVOLUTIONS or (_keeps(node) and data and found.issuperset(data)):
+        if node.op_type in CONVOLUTIONS or (keeps(node) and data and found.issuperset(data)):
             found.update(t for t in node.output if t in real)
     leading = {v.name for v in core.graph.output}
     for node, data in reversed(nodes):
         if node.op_type in CONVOLUTIONS:
             leading.add(node.input[0])
-        elif _keeps(node) and leading.intersection(node.output):
+        elif keeps(node) and leading.intersection(node.output):
             leading.update(data)
-    # what a convolution reads is quantised, wherever it comes from
     read = {n.input[0] for n in core.graph.node if n.op_type in CONVOLUTIONS}
-    return (found & leading) | (read & (real - constants))
+    return found & leading, read & (real - constants)
 
 
-def _keeps(node: Any) -> bool:
+def keeps(node: Any) -> bool:
     """Whether it makes feature maps of feature maps."""
     return node.op_type in POINTWISE or node.op_type in POOLINGS
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgedet.calib.features import OPERATORS, features
 from edgedet.calib.observers import METHODS, MagnitudeHistogram
-from edgedet.calib.scales import Scales, constant_norms, graph_hash
+from edgedet.calib.scales import Scales, binding
 from edgedet.contract.errors import CalibrationError, MissingDependency, UnknownName
 
 DEFAULT_METHOD = "mse"
@@ -93,7 +93,8 @@ def observe(
     ranges = {n: h.range(method) for n, h in histograms.items()}
     final = np.array([r.threshold for r in ranges.values()])
     settled = _settled(history, final, done)
-    return Scales(graph_hash(core), data(), done, method, settled, ranges, constant_norms(core))
+    graph, norms = binding(core)
+    return Scales(graph, data(), done, method, settled, ranges, norms)
 
 
 def _thresholds(histograms: dict[str, MagnitudeHistogram], method: str) -> npt.NDArray[np.float64]:

@@ -4,9 +4,11 @@ Only activation ranges are stored. Per-channel weight scales are a pure function
 arithmetic that the target sums them in (`edgedet.calib.qdq`), so the writer computes them; the cache stays a
 page of readable JSON.
 
-The binding is a hash of what the graph computes with and a norm per constant. Constants are not hashed
-bit by bit: another processor or version of torch folds a norm into its convolution with other last bits,
-and a cache that ships with weights must hold there too.
+The binding is a hash of how feature maps are computed, and a norm for each constant that takes part. They are
+not hashed bit by bit: another processor or version of torch folds a norm into its convolution with other last
+bits, and a cache that ships with weights must hold there too. Nodes are hashed in the order of their names:
+which of two that do not depend on each other is written first is the exporter's choice. What is done with
+coordinates does not count: ranges are the same whatever operators choose the regions.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgedet.calib.features import feature_nodes
 from edgedet.contract.errors import CalibrationError
 from edgedet.contract.files import write_atomic
 from edgedet.contract.reading import read_bytes
 from edgedet.contract.text import parse_json
 
-CACHE_VERSION = 2
-"""Of what `save` writes. Version 1 had no digest; it is read as well."""
+CACHE_VERSION = 3
+"""Of what `observe` makes. Version 1 had no digest; 1 and 2 are bound to the whole graph in the order of its
+nodes, and have no stages. They are read as well, and what is saved again keeps its binding."""
 
 MAX_CACHE = 1 << 26
 """Bytes of a cache that are read: a graph of a million tensors needs less."""
@@ -52,13 +56,15 @@ class Scales:
     """Activation ranges of a graph.
 
     Attributes:
-        graph: `graph_hash` of the core they belong to.
+        graph: hash of the core they belong to, see `binding`.
         data: what was looked at, in words and by hash.
         images: how many.
         method: how ranges were chosen (`edgedet.calib.observers.METHODS`).
         settled: after how many images no range moved by more than 2 % any more.
         ranges: by tensor name.
-        norms: `constant_norms` of the core.
+        norms: of the core's constants, see `binding`.
+        stages: of the graphs that run after NMS, by the names of the spec's stages.
+        version: see `CACHE_VERSION`.
     """
 
     graph: str
@@ -68,10 +74,12 @@ class Scales:
     settled: int
     ranges: Mapping[str, Range]
     norms: tuple[float, ...]
+    stages: Mapping[str, Scales] = field(default_factory=dict)
+    version: int = CACHE_VERSION
 
     def check(self, core: Any, where: str) -> None:
         """CalibrationError unless these ranges belong to `core`, an onnx.ModelProto. `where` names them."""
-        actual, norms = graph_hash(core), constant_norms(core)
+        actual, norms = binding(core) if self.version > 2 else _binding_before_3(core)
         why = ""
         if actual != self.graph or len(norms) != len(self.norms):
             why = f"({self.graph[:8]}; this one is {actual[:8]}): another input size or architecture"
@@ -85,21 +93,22 @@ class Scales:
 
     def save(self, path: Path) -> None:
         """Write the calibration cache, whole or not at all."""
-        head = {
-            "version": CACHE_VERSION,
-            "graph": self.graph,
-            "data": self.data,
-            "images": self.images,
-            "method": self.method,
-            "settled": self.settled,
-            "norms": list(self.norms),
-        }
-        whole = head | {"ranges": {k: list(r) for k, r in self.ranges.items()}}
-        head["sha256"] = _digest(whole)
+        version = max(self.version, 2)
+        content = self._content()
+        if version > 2:
+            content["stages"] = {name: stage._content() for name, stage in self.stages.items()}
+        digest = _digest(content | {"version": version})
+        ranges = content.pop("ranges")
+        head = {"version": version, **content, "sha256": digest}
         lines = [f"  {json.dumps(k)}: {json.dumps(v)}," for k, v in head.items()]
-        ranges = [f"    {json.dumps(k)}: [{r.low!r}, {r.high!r}]" for k, r in self.ranges.items()]
-        text = "\n".join(["{", *lines, '  "ranges": {', ",\n".join(ranges), "  }", "}", ""])
+        rows = [f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in ranges.items()]
+        text = "\n".join(["{", *lines, '  "ranges": {', ",\n".join(rows), "  }", "}", ""])
         write_atomic(path, text)
+
+    def _content(self) -> dict[str, Any]:
+        """The fields that every version has, as JSON holds them."""
+        norms, ranges = list(self.norms), {k: list(r) for k, r in self.ranges.items()}
+        return {name: getattr(self, name) for name in _KINDS} | {"norms": norms, "ranges": ranges}
 
     @classmethod
     def load(cls, path: Path) -> Scales:
@@ -113,15 +122,30 @@ class Scales:
 
     @classmethod
     def _from_json(cls, raw: Any) -> Scales:
-        """ValueError says what is wrong: types first, then the digest, then what the numbers mean."""
+        """ValueError says what is wrong."""
         if not isinstance(raw, dict):
             raise ValueError("it is no JSON object")
         version = raw.get("version")
-        if type(version) is not int or version not in (1, CACHE_VERSION):
-            raise ValueError(f"its version is {version!r}, this edgedet reads 1 and {CACHE_VERSION}")
+        if type(version) is not int or not 1 <= version <= CACHE_VERSION:
+            raise ValueError(f"its version is {version!r}, this edgedet reads 1 to {CACHE_VERSION}")
         digest = raw.pop("sha256", None)
-        if (digest is None) != (version == 1) or raw.keys() != _KINDS.keys():
+        kinds = {"version", "stages", *_KINDS} if version > 2 else {"version", *_KINDS}
+        if (digest is None) != (version == 1) or raw.keys() != kinds:
             raise ValueError(f"a cache of version {version} has other fields")
+        if digest is not None and digest != _digest(raw):
+            raise ValueError("its content was changed after it was written (sha256)")
+        stages = raw.get("stages", {})
+        if not isinstance(stages, dict):
+            raise ValueError("its stages are no object")
+        for name, stage in stages.items():
+            if not isinstance(stage, dict) or stage.keys() != _KINDS.keys():
+                raise ValueError(f"its stage {name!r} has other fields")
+        made = {name: cls._from_fields(stage, version, {}) for name, stage in stages.items()}
+        return cls._from_fields(raw, version, made)
+
+    @classmethod
+    def _from_fields(cls, raw: Mapping[str, Any], version: int, stages: Mapping[str, Scales]) -> Scales:
+        """ValueError says what is wrong: types first, then what the numbers mean."""
         for name, kind in _KINDS.items():
             if type(raw[name]) is not kind:
                 raise ValueError(f"its {name} is no {kind.__name__}")
@@ -130,8 +154,6 @@ class Scales:
         for name, limits in raw["ranges"].items():
             if not (isinstance(limits, list) and len(limits) == 2 and all(map(_number, limits))):
                 raise ValueError(f"the range of {name!r} is not two numbers")
-        if digest is not None and digest != _digest(raw):
-            raise ValueError("its content was changed after it was written (sha256)")
         ranges = {k: Range(float(low), float(high)) for k, (low, high) in raw["ranges"].items()}
         for name, r in ranges.items():
             if not r.low <= 0 <= r.high:
@@ -139,13 +161,13 @@ class Scales:
         if raw["images"] < 0 or raw["settled"] < 0 or any(n < 0 for n in raw["norms"]):
             raise ValueError("a number of images or a norm is negative")
         norms = tuple(map(float, raw["norms"]))
-        return cls(raw["graph"], raw["data"], raw["images"], raw["method"], raw["settled"], ranges, norms)
+        words = (raw["graph"], raw["data"], raw["images"], raw["method"], raw["settled"])
+        return cls(*words, ranges, norms, stages, version)
 
 
 _AGAIN = "Calibrate again: --calib-data voc:PATH or folder:PATH."
 
 _KINDS = {
-    "version": int,
     "graph": str,
     "data": str,
     "images": int,
@@ -154,7 +176,7 @@ _KINDS = {
     "norms": list,
     "ranges": dict,
 }
-"""The fields of a cache but for its digest, and what JSON gives for each."""
+"""The fields that a cache of any version has, and each of its stages, and what JSON gives for each."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -175,11 +197,58 @@ def rounded(low: float, high: float) -> Range:
 
 
 def graph_hash(core: Any) -> str:
-    """sha256 of how a core computes: its operators, wiring, input size, whole-number constants, and the
-    shapes of the others (their values: `constant_norms`).
+    """The first part of `binding`."""
+    return binding(core)[0]
 
-    Metadata, docstrings, opset bookkeeping and the batch size do not count. `core` is an onnx.ModelProto.
+
+def binding(core: Any) -> tuple[str, tuple[float, ...]]:
+    """What ranges are bound to, of a core (onnx.ModelProto): a hash and norms.
+
+    The sha256 is of how feature maps are computed: operators, wiring, the image's size, whole-number
+    constants, the shapes of the others. Metadata, docstrings, opset bookkeeping, the batch size and the order
+    of the nodes do not count. The norms are root mean squares, to six significant digits, of the floating
+    point constants, node by node in the order of their names.
     """
+    constants = {t.name: t for t in core.graph.initializer}
+    described = {name: _described(t) for name, t in constants.items()}
+    records: list[list[Any]] = []
+    norms = []
+    for value in core.graph.input:
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        if len(dims) == 4:
+            records.append(["input", value.name, dims[1:]])
+    for node in sorted(feature_nodes(core), key=lambda n: str(n.output[0])):
+        attributes = sorted(
+            (str(a.name), a.SerializeToString(deterministic=True).hex()) for a in node.attribute
+        )
+        inputs = [described.get(name, name) for name in node.input]
+        records.append([node.op_type, node.domain, inputs, list(node.output), attributes])
+        norms += [norm for name in node.input if name in constants for norm in _norm(constants[name])]
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest(), tuple(norms)
+
+
+def _described(tensor: Any) -> list[Any]:
+    """A constant without its name: two layers with equal ones share it under the name of either."""
+    from onnx import numpy_helper
+
+    value = numpy_helper.to_array(tensor)
+    exact = "" if np.issubdtype(value.dtype, np.floating) else np.ascontiguousarray(value).tobytes().hex()
+    return [tensor.data_type, list(tensor.dims), exact]
+
+
+def _norm(tensor: Any) -> list[float]:
+    """The root mean square of a constant, or nothing if it is no floating point one."""
+    from onnx import numpy_helper
+
+    value = numpy_helper.to_array(tensor)
+    if not np.issubdtype(value.dtype, np.floating):
+        return []
+    wide = value.astype(np.float64)
+    return [float(f"{np.sqrt(np.mean(wide * wide)):.6g}") if wide.size else 0.0]
+
+
+def _binding_before_3(core: Any) -> tuple[str, tuple[float, ...]]:
+    """What caches before version 3 are bound to: the whole graph in the order of its nodes."""
     from onnx import numpy_helper
 
     digest = hashlib.sha256()
@@ -194,20 +263,13 @@ def graph_hash(core: Any) -> str:
         add(node.op_type, node.domain, list(node.input), list(node.output))
         for attribute in sorted(node.attribute, key=lambda a: str(a.name)):
             digest.update(attribute.SerializeToString(deterministic=True))
+    norms = []
     for tensor in graph.initializer:
         add("constant", tensor.name, tensor.data_type, list(tensor.dims))
         value = numpy_helper.to_array(tensor)
         if not np.issubdtype(value.dtype, np.floating):
             digest.update(np.ascontiguousarray(value).tobytes())
+        norms += _norm(tensor)
     for value in graph.output:
         add("output", value.name)
-    return digest.hexdigest()
-
-
-def constant_norms(core: Any) -> tuple[float, ...]:
-    """The root mean square of each floating point constant, in graph order, to six significant digits."""
-    from onnx import numpy_helper
-
-    arrays = (numpy_helper.to_array(tensor) for tensor in core.graph.initializer)
-    floats = (a.astype(np.float64) for a in arrays if np.issubdtype(a.dtype, np.floating))
-    return tuple(float(f"{np.sqrt(np.mean(a * a)):.6g}") if a.size else 0.0 for a in floats)
+    return digest.hexdigest(), tuple(norms)

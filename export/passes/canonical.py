@@ -3,14 +3,15 @@
 Requires: an ONNX graph in topological order. Ensures: the same graph with a node named after the module
 its weights belong to, a tensor after the node that makes it, an initializer after its use; no
 docstrings, no exporter metadata; initializers in order of use. A calibration cache refers to tensors by
-these names, so they must be the same tomorrow and under another version of torch.
+these names, so they must be the same tomorrow and under another version of torch. The features of regions,
+which different operators may compute, are named after the convolution that reads them.
 """
 
 from __future__ import annotations
 
 import onnx
 
-from edgedet.calib.features import CONVOLUTIONS
+from edgedet.calib.features import CONVOLUTIONS, keeps
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,6 +25,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 
     initializers = {i.name: i for i in graph.initializer}
     fixed = {v.name for v in (*graph.input, *graph.output)}
+    regions = _regions(graph, initializers)
     renamed: dict[str, str] = {}
     taken = set(fixed)
 
@@ -47,7 +49,8 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
             if name and name not in fixed:
                 suffix = f".{index}" if len(node.output) > 1 else ""
                 # a tensor is called after its node, which already has a name of its own
-                renamed[name] = node.name if not suffix else fresh(node.name + suffix)
+                plain = node.name if not suffix else fresh(node.name + suffix)
+                renamed[name] = fresh(f"{regions[name]}/regions") if name in regions else plain
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
         node.attribute.sort(key=lambda a: a.name)
@@ -63,6 +66,18 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
         value.doc_string = ""
         del value.metadata_props[:]
     return out
+
+
+def _regions(graph: onnx.GraphProto, initializers: dict[str, onnx.TensorProto]) -> dict[str, str]:
+    """Tensors that a convolution reads and no operator on feature maps makes -> that convolution."""
+    maker = {name: n for n in graph.node for name in n.output}
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in CONVOLUTIONS and node.input[0] in maker:
+            before = maker[node.input[0]]
+            if before.op_type not in CONVOLUTIONS and not keeps(before):
+                found.setdefault(node.input[0], _node_name(node, initializers, {}))
+    return found
 
 
 def _node_name(

@@ -13,9 +13,11 @@ from onnx import TensorProto, helper
 from edgedet.calib import PLACEMENTS, observe, quantisable, quantise
 from edgedet.calib.features import features
 from edgedet.calib.observe import cpu_session
+from edgedet.calib.scales import binding
 from edgedet.export.graph import export_graphs, with_spec
 from edgedet.models import make_spec
 from edgedet.models.faster_rcnn import FasterRcnn
+from edgedet.models.mask_rcnn import MaskRcnn
 from edgedet.runtime import open_engine
 
 SIZE = (96, 96)
@@ -119,6 +121,21 @@ def matching(a: np.ndarray, b: np.ndarray, within: float = 2.0) -> np.ndarray:
     there = (a[:, 2] > a[:, 0])[:, None] & (b[:, 2] > b[:, 0])[None]
     rows = [(i, int(j)) for i, j in enumerate(np.where(there, distance, np.inf).argmin(axis=1))]
     return np.array([(i, j) for i, j in rows if there[i, j] and distance[i, j] <= within], int).reshape(-1, 2)
+
+
+def test_a_calibration_does_not_depend_on_how_regions_are_chosen():
+    """The operators and the plain form, with any number of rounds, have the same ranges."""
+    found = []
+    for operators, rounds in ((False, 24), (False, 9), (True, 24)):
+        torch.manual_seed(0)
+        model = MaskRcnn(3, width=16, hidden=32, proposals=16, pretrained=False)
+        model.operators, model.rounds = operators, rounds
+        graphs = export_graphs(model, make_spec("mask-rcnn", model, CLASSES, size=SIZE))
+        both = (graphs.core, graphs.stages["masks"])
+        found.append([(binding(g), sorted(quantisable(g))) for g in both])
+    assert found[0] == found[1] == found[2]
+    assert "box_head.fc6.0/regions" in found[0][0][1]
+    assert "mask_head.convs.0/regions" in found[0][1][1]
 
 
 def graph_of(nodes, outputs):
