@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.calib.observe import cpu_session
+from edgedet.calib.observe import Feed, cpu_session
 from edgedet.calib.qdq import Placement, quantisable_layers, quantise
 from edgedet.calib.scales import Scales
 
-Images = Sequence[npt.NDArray[np.float32]]
+Images = Sequence[Feed]
 
 
 def signal_to_noise(core: Any, quantised: Any, images: Images) -> float:
@@ -40,7 +40,7 @@ def rank(
         core: onnx.ModelProto, the float graph.
         scales: its ranges.
         placement: of the target.
-        images: a few dozen network inputs (1, 3, H, W) are enough.
+        images: what the graph takes for each of a few dozen images.
         on_layer: called with the number of layers done.
     """
     reference = _reference(core, images)
@@ -70,5 +70,5 @@ def _decibels(reference: list[list[npt.NDArray[np.float32]]], graph: Any, images
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
 
 
-def _heads(session: Any, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    return list(session.run(None, {session.get_inputs()[0].name: image}))
+def _heads(session: Any, image: Feed) -> list[npt.NDArray[np.float32]]:
+    return list(session.run(None, dict(image)))

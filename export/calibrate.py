@@ -9,13 +9,18 @@ from typing import Any
 from edgedet.calib import Scales, observe
 from edgedet.calib.images import CalibrationSet
 from edgedet.contract.errors import CalibrationError
-from edgedet.contract.spec import Input
+from edgedet.contract.proposals import Proposer
+from edgedet.contract.spec import ModelSpec
 from edgedet.data import KINDS, open_dataset
 from edgedet.export.options import ExportOptions, Log
 
 
-def open_calibration(options: ExportOptions, weights: Path, spec: Input) -> CalibrationSet | Scales:
+def open_calibration(
+    options: ExportOptions, weights: Path, spec: ModelSpec, proposer: Proposer | None = None
+) -> CalibrationSet | Scales:
     """The images to calibrate on or, where none are named, the cache named or beside the weights.
+
+    proposer: of regions, where the graph takes them, instead of the spec's own.
 
     Raises:
         EmptyDataset, DataError: `--calib-data` cannot be used. CalibrationError: nothing to calibrate
@@ -24,7 +29,8 @@ def open_calibration(options: ExportOptions, weights: Path, spec: Input) -> Cali
     if options.calib_data:
         kind, colon, _ = options.calib_data.partition(":")
         named = options.calib_data if colon and kind in KINDS else f"folder:{options.calib_data}"
-        return CalibrationSet(open_dataset(named, "train"), spec, options.calib_images)
+        data = open_dataset(named, "train")
+        return CalibrationSet(data, spec, options.calib_images, proposer=proposer)
     cache = options.calib_cache or weights.parent / "calibration.json"
     if options.calib_cache is None and not cache.is_file():
         raise CalibrationError(

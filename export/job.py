@@ -10,9 +10,11 @@ from pathlib import Path
 import onnx
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales
+from edgedet.calib.images import Feeder
 from edgedet.calib.verdict import MAX_DROP, Verdict
 from edgedet.contract.errors import EdgedetError, EngineError, WeightsError
 from edgedet.contract.files import output_error
+from edgedet.contract.proposals import cached
 from edgedet.contract.spec import MAP_KINDS, ModelSpec
 from edgedet.data import Dataset
 from edgedet.export.accuracy import fewer, open_data
@@ -57,7 +59,11 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
         evaluation = open_data(options.eval_data, "val", spec.task) if options.eval_data else None
         if isinstance(evaluation, Dataset):
             evaluation = fewer(evaluation, options.eval_images)
-        calibration = open_calibration(options, weights, spec.input) if options.precision == "int8" else None
+        # every precision is measured on the same images
+        proposer = cached(spec.proposals, options.proposals_cache or staging.folder / "proposals")
+        calibration = None
+        if options.precision == "int8":
+            calibration = open_calibration(options, weights, spec, proposer)
         graphs = _export(model, spec, log)
 
         files = _Files(options, target, graphs, staging)
@@ -70,11 +76,11 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
             if not target.plan:
                 with suppress(EngineError):  # this engine or CPU has none: no row
                     opened["BF16"] = engines.enter_context(files.open(files.plain_name, precision="bf16"))
-            gate = make_gate(options, opened["FP32"], evaluation, calibration, log)
+            gate = make_gate(options, opened["FP32"], evaluation, calibration, log, proposer)
             search = None
             if scales is not None:
                 frames = frames_of(evaluation, calibration)
-                search = Search(options, target, graphs.core, scales, frames, spec.input, log)
+                search = Search(options, target, graphs.core, scales, frames, Feeder(spec, proposer), log)
             quantised, verdict = _typed(options, files, search, gate, log)
             if verdict is not None:
                 opened[options.precision.upper()] = engines.enter_context(files.open_typed())

@@ -87,10 +87,9 @@ def cut(graph: Any, classes: int) -> Cut:
     from onnx import shape_inference
     from onnx.utils import Extractor
 
+    graph = shape_inference.infer_shapes(graph)
     made = {output: node for node in graph.graph.node for output in node.output}
-    shapes = {
-        v.name: v.type.tensor_type.shape.dim for v in shape_inference.infer_shapes(graph).graph.value_info
-    }
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in graph.graph.value_info}
     last = {
         shapes[node.output[0]][1].dim_value: node
         for node in _last_convolutions(graph)

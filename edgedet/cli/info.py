@@ -151,6 +151,12 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
         "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}"
         + (", by the graph" if i.dtype == "uint8" else ""),
     }
+    if spec.proposals is not None:
+        taken = next(x for x in spec.extra_inputs if x.role == "proposals")
+        method = f"the best {spec.proposals.count} of {spec.proposals.method}"
+        if spec.proposals.rows is not None:
+            method += f", {spec.proposals.rows} a run"
+        rows["proposals"] = f"{taken.name}: {method} {_text(dict(spec.proposals.parameters))}".strip()
     for n, o in enumerate(spec.outputs):
         shape = " x ".join("N" if d is None else str(d) for d in o.shape)
         rows["output" if n == 0 else f"output {n + 1}"] = f"{o.name}: {o.role}, {shape}, {o.dtype}"

@@ -14,7 +14,8 @@ CONTEXT = 227 / (227 - 2 * 16)
 def with_context(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) -> what is cut out for them, with the paper's context; it may reach beyond the image."""
     centred = to_centre(boxes)
-    return from_centre(centred * centred.new_tensor([1.0, 1.0, CONTEXT, CONTEXT]))
+    found: Tensor = from_centre(centred * centred.new_tensor([1.0, 1.0, CONTEXT, CONTEXT]))
+    return found
 
 
 def crops(images: Tensor, boxes: Tensor, side: int, *, samples: int = 2, operators: bool = False) -> Tensor:

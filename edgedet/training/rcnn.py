@@ -122,7 +122,7 @@ class RcnnStages:
             images = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
             found = [
                 model.features(images, some[None].to(device), operators=True).flatten(1).cpu()
-                for some in boxes.split(model.rows)
+                for some in torch.split(boxes, model.rows)
                 if len(some)
             ]
             features = torch.cat(found) if found else torch.zeros(0, model.dimensions)

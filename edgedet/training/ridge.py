@@ -47,5 +47,5 @@ class Ridge:
             return np.zeros((len(self._t), len(self._x))), np.zeros(len(self._t))
         x, t = self._x / self.count, self._t / self.count
         xx = self._xx - self.count * np.outer(x, x) + strength * np.eye(len(x))
-        weight = np.linalg.solve(xx, self._xt - self.count * np.outer(x, t)).T
+        weight = np.ascontiguousarray(np.linalg.solve(xx, self._xt - self.count * np.outer(x, t)).T)
         return weight, t - weight @ x

@@ -55,7 +55,8 @@ class Plane:
 
     def margins(self, features: Floats) -> Floats:
         """(n, D) -> (n,)."""
-        return features @ self.weight + np.float32(self.bias)
+        found: Floats = features @ self.weight + np.float32(self.bias)
+        return found
 
 
 def fit(positive: Floats, negative: Floats, how: Mining) -> Plane:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import ENVIRONMENT, command, train
+from training_runs import ENVIRONMENT, command
 
 from edgedet.contract.boxes import encode_deltas
 from edgedet.models.rcnn import Rcnn
@@ -40,10 +40,21 @@ main()
 """
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
+    )
+
+
+def train(voc: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return run(*command(voc, folder, *SMALL, *more))
+
+
 @pytest.fixture(scope="module")
 def unbroken(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rcnn") / "unbroken"
-    done = train(voc, folder, *SMALL, "--json")
+    done = train(voc, folder, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 4
     return folder
@@ -69,33 +80,32 @@ def test_kill_9_in_each_stage_and_the_same_command_give_the_same_network(
     folder = tmp_path / "killed"
     # in the middle of the features; of the third class's SVM; of the regressions
     for stage, at in (("features", 4), ("svm", 2 * 8 + 5), ("boxes", 9)):
-        script = [sys.executable, "-c", KILLING, stage, str(at), *command(voc, folder, *SMALL)]
-        done = subprocess.run(script, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        done = run("-c", KILLING, stage, str(at), *command(voc, folder, *SMALL))
         assert done.returncode == -signal.SIGKILL, (stage, done.stderr)
         assert not (folder / "best.safetensors").exists()
     # nothing is done twice: each stage went on where it was
     kept = {p.name: p.stat().st_mtime_ns for p in (folder / "stages").rglob("*.safetensors")}
     assert len([name for name in kept if name.startswith("svm")]) == 20
-    again = train(voc, folder, *SMALL)
+    again = train(voc, folder)
     assert again.returncode == 0, again.stderr
     assert "going on from epoch 1" in again.stderr
     first, second = (read(f / "best.safetensors")[0] for f in (unbroken, folder))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
     assert not (folder / "stages").exists()
-    finished = train(voc, folder, *SMALL)
+    finished = train(voc, folder)
     assert finished.returncode == 0 and "this run is finished" in finished.stderr
 
 
 def test_the_size_is_said_beforehand(voc: Path, tmp_path: Path) -> None:
-    done = train(voc, tmp_path / "run", *SMALL, "--limit", "4", "--val-split", "none")
+    done = train(voc, tmp_path / "run", "--limit", "4", "--val-split", "none")
     assert done.returncode == 0, done.stderr
     assert "features of 12 regions an image, 0.00 GiB on disk until the run is finished" in done.stderr
     assert "20 SVMs, positive from IoU 0.3, negative below 0.3" in done.stderr
 
 
 def test_patience_has_nothing_to_wait_for(voc: Path, tmp_path: Path) -> None:
-    done = train(voc, tmp_path / "run", *SMALL, "--patience", "3")
+    done = train(voc, tmp_path / "run", "--patience", "3")
     assert done.returncode == 2
     assert "waits for a better validation" in done.stderr
 
@@ -127,3 +137,19 @@ def test_the_regression_of_deltas_moves_boxes_to_their_objects() -> None:
     ridge.add(features, wanted)
     weight, bias = ridge.solve(1e-6)
     np.testing.assert_allclose(features @ weight.T + bias, wanted, atol=1e-3)
+
+
+def test_two_processes_share_the_features_and_one_goes_on(voc: Path, tmp_path: Path) -> None:
+    """Each has norms of its own: the features must all be of the main one's network."""
+    folder, script = tmp_path / "two", tmp_path / "killing.py"
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    script.write_text(KILLING)
+    killed = run(*launch, str(script), "boxes", "3", *command(voc, folder, *SMALL))
+    assert killed.returncode == 1, killed.stderr
+    (stages,) = (folder / "stages").iterdir()
+    assert len(list((stages / "features").iterdir())) == 8
+    again = run(*launch, *command(voc, folder, *SMALL))
+    assert again.returncode == 0, again.stderr
+    model, _ = load_model(folder / "best.safetensors")
+    assert isinstance(model, Rcnn) and model.svm.weight.any() and model.deltas.weight.any()
+    assert not (folder / "stages").exists()
