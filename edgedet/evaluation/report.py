@@ -98,7 +98,7 @@ def localisation_summary_table(results: Mapping[str, LocalisationMetrics]) -> Ta
     """One row per model: the figures in percent, and the change of the mean IoU against the first."""
     first = next(iter(results.values()))
     title = f"{first.data}: {first.images} images with one object"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=_name(title), title_justify="left", box=None, pad_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("mean IoU", justify="right")  # may wrap: "not measured"
     for heading in ("right class", "right class, IoU >= 0.5"):
@@ -109,7 +109,7 @@ def localisation_summary_table(results: Mapping[str, LocalisationMetrics]) -> Ta
         row = [headline(m.mean_iou), percent(m.class_accuracy), percent(m.localised)]
         if len(results) > 1:
             row.append("" if m is first else change(m.mean_iou, first.mean_iou))
-        table.add_row(name, *row)
+        table.add_row(_name(name), *row)
     return table
 
 
@@ -119,12 +119,12 @@ def localisation_class_table(results: Mapping[str, LocalisationMetrics]) -> Tabl
     table.add_column("class", no_wrap=True)
     table.add_column("images", justify="right")
     for name in results:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(_name(name), justify="right", overflow="fold")
     found = {name: {c.name: c for c in m.classes} for name, m in results.items()}
     for label in dict.fromkeys(c.name for m in results.values() for c in m.classes):
         of_models = [classes.get(label) for classes in found.values()]
         figures = [f"{percent(c.mean_iou)} / {percent(c.class_accuracy)}" if c else "--" for c in of_models]
-        table.add_row(label, str(next(c.images for c in of_models if c)), *figures)
+        table.add_row(_name(label), str(next(c.images for c in of_models if c)), *figures)
     means = (f"[bold]{percent(m.mean_iou)} / {percent(m.class_accuracy)}" for m in results.values())
     table.add_row("[bold]all images", "", *means)
     return table

@@ -7,8 +7,22 @@ import io
 import pytest
 from rich.console import Console
 
-from edgedet.evaluation.metrics import ClassMetrics, ClassPixels, Metrics, SegmentationMetrics
-from edgedet.evaluation.report import class_table, map_class_table, map_summary_table, summary_table
+from edgedet.evaluation.metrics import (
+    ClassLocalisation,
+    ClassMetrics,
+    ClassPixels,
+    LocalisationMetrics,
+    Metrics,
+    SegmentationMetrics,
+)
+from edgedet.evaluation.report import (
+    class_table,
+    localisation_class_table,
+    localisation_summary_table,
+    map_class_table,
+    map_summary_table,
+    summary_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,11 +32,14 @@ def test_names_stay_what_they_are(name: str, shown: str) -> None:
     classes = (ClassMetrics(name, 1, 0, 1, 0.5, 0.5), ClassMetrics("other", 1, 0, 1, 0.5, 0.5))
     boxes = Metrics(name, "0", 1, 0, 0.5, classes)
     pixels = SegmentationMetrics(name, "0", 1, 0, 4, 1.0, (ClassPixels(name, 4, 4, 1.0, 1.0),))
+    places = LocalisationMetrics(name, "0", 1, 0, 0.5, 1.0, 1.0, (ClassLocalisation(name, 1, 0.5, 1.0, 1.0),))
     tables = (
         (summary_table, boxes),
         (class_table, boxes),
         (map_summary_table, pixels),
         (map_class_table, pixels),
+        (localisation_summary_table, places),
+        (localisation_class_table, places),
     )
     for table, metrics in tables:
         out = io.StringIO()
