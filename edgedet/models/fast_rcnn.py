@@ -17,22 +17,19 @@ Where this departs from the paper, and why:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from edgedet.contract import decode as decoders
 from edgedet.contract.boxes import area, clip
-from edgedet.contract.spec import Decode, Output, Proposals
+from edgedet.contract.spec import Output, Proposals
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
-from edgedet.models.base import Model
 from edgedet.models.layers import conv_norm_act
 from edgedet.models.region_heads import (
-    VARIANCES,
     BoxHead,
-    label_regions,
+    RegionDetector,
     proposals_of,
     region_outputs,
     sample_regions,
@@ -43,7 +40,7 @@ STRIDE = 16
 """Pixels of a cell of the features."""
 
 
-class FastRcnn(Model):
+class FastRcnn(RegionDetector):
     """Backbone, RoI max pooling, box head. See the module's docstring.
 
     Args:
@@ -119,20 +116,6 @@ class FastRcnn(Model):
         with torch.autocast(images.device.type, enabled=False):
             return regions.loss(logits.float(), deltas.float())
 
-    def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """{"class", "box"} of all proposals."""
-        regions = label_regions(heads["proposals"], targets)
-        return regions.loss(heads["class_logits"], heads["deltas"])
-
-    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Heads -> boxes (N, P, K, 4) in network pixels, scores (N, P, K): see `contract.decode.regions`."""
-        boxes, scores = decoders.regions(heads, size, **self.decode_spec().parameters)
-        return {"boxes": boxes, "scores": scores}
-
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """A row for each proposal."""
         return region_outputs(self.count, self.classes)
-
-    def decode_spec(self) -> Decode:
-        """`edgedet.contract.decode.regions`."""
-        return Decode("regions", {"variances": list(VARIANCES)})

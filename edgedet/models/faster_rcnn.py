@@ -19,25 +19,22 @@ Where this departs from the papers, and why:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from edgedet.contract import anchors as making
-from edgedet.contract import decode as decoders
-from edgedet.contract.spec import Decode, Output
+from edgedet.contract.spec import Output
 from edgedet.contract.targets import Targets
 from edgedet.models.backbones import Backbone
-from edgedet.models.base import Model
 from edgedet.models.layers import conv_norm_act
 from edgedet.models.necks import Fpn
 from edgedet.models.region_heads import (
-    VARIANCES,
     BoxHead,
+    RegionDetector,
     Regions,
     RpnHead,
-    label_regions,
     region_outputs,
     rpn_training_loss,
     sample_regions,
@@ -51,7 +48,7 @@ CANONICAL = 112.0
 images are twice as large."""
 
 
-class FasterRcnn(Model):
+class FasterRcnn(RegionDetector):
     """Backbone, neck, RPN, RoIAlign, box head. See the module's docstring.
 
     Args:
@@ -178,23 +175,9 @@ class FasterRcnn(Model):
         """Of further heads on the sampled regions; there are none here."""
         return {}
 
-    def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
-        """{"class", "box"}: the second stage's on all of its proposals. Of the RPN's there are no heads."""
-        regions = label_regions(heads["proposals"], targets)
-        return regions.loss(heads["class_logits"], heads["deltas"])
-
-    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Heads -> boxes (N, P, K, 4) in network pixels, scores (N, P, K): see `contract.decode.regions`."""
-        boxes, scores = decoders.regions(heads, size, **self.decode_spec().parameters)
-        return {"boxes": boxes, "scores": scores}
-
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """A row for each proposal."""
         return region_outputs(self.proposing.count, self.classes)
-
-    def decode_spec(self) -> Decode:
-        """`edgedet.contract.decode.regions`."""
-        return Decode("regions", {"variances": list(VARIANCES)})
 
 
 class _Single(nn.Module):

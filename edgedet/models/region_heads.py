@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from edgedet.contract import decode as decoders
 from edgedet.contract.boxes import area, encode_deltas
 from edgedet.contract.errors import DataError
-from edgedet.contract.spec import Output
+from edgedet.contract.spec import Decode, Output
 from edgedet.contract.targets import Targets
+from edgedet.models.base import Model
 from edgedet.models.detection_loss import region_loss, rpn_loss
 from edgedet.models.matching import BACKGROUND, IGNORED, match
 from edgedet.models.sampling import balanced
@@ -74,6 +76,27 @@ class BoxHead(nn.Module):
         n, count = regions.shape[:2]
         x = self.fc7(self.fc6(regions.reshape(n * count, *regions.shape[2:])))  # (N P, hidden, 1, 1)
         return self.class_logits(x).reshape(n, count, -1), self.deltas(x).reshape(n, count, -1)
+
+
+class RegionDetector(Model):
+    """A detector that says of each of its regions what it shows, and how its box must change for each class.
+
+    Its heads are those of `region_outputs`, and perhaps more.
+    """
+
+    def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """{"class", "box"} of all regions. Of what proposed them there are no heads."""
+        regions = label_regions(heads["proposals"], targets)
+        return regions.loss(heads["class_logits"], heads["deltas"])
+
+    def decode(self, heads: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Heads -> boxes (N, P, K, 4) in network pixels, scores (N, P, K): see `contract.decode.regions`."""
+        boxes, scores = decoders.regions(heads, size, **self.decode_spec().parameters)
+        return {"boxes": boxes, "scores": scores}
+
+    def decode_spec(self) -> Decode:
+        """`edgedet.contract.decode.regions`."""
+        return Decode("regions", {"variances": list(VARIANCES)})
 
 
 def region_outputs(count: int, classes: int) -> tuple[Output, ...]:
