@@ -15,6 +15,7 @@ from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.export.graph import export_graphs, with_digest, with_spec
 from edgedet.export.parity import compare
 from edgedet.models import build, make_spec
+from edgedet.models.mask_rcnn import ROWS
 from edgedet.runtime import open_predictor
 
 LIMITS = Thresholds(score=0.02, max_detections=20)
@@ -34,7 +35,7 @@ def test_mask_rcnn_is_two_graphs_that_equal_eager(tmp_path: Path):
     path.with_name(stage).write_bytes(with_digest(graphs.stages["masks"]).SerializeToString())
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     want = torch_under_test(model, graphs.spec, thresholds=LIMITS)(image)
-    assert isinstance(want, Instances) and len(want) == 20, "more than the stage's 16 rows"
+    assert isinstance(want, Instances) and len(want) > ROWS, "more than one run of the stage takes"
     for engine in ("onnxruntime", "openvino"):
         pytest.importorskip(engine)
         with open_predictor(path, engine=engine, thresholds=LIMITS) as predictor:

@@ -144,7 +144,7 @@ def test_decoding_refuses_heads_that_do_not_fit() -> None:
         "class_logits": np.zeros((1, 2, 3), np.float32),
         "deltas": np.zeros((1, 2, 12), np.float32),
     }
-    with pytest.raises(ValueError, match=r"expected \(N, P, 4\), \(N, P, K \+ 1\) and \(N, P, 4 K\)"):
+    with pytest.raises(ValueError, match=r"expected \(N, P, 4\), \(N, P, K\) and \(N, P, 4 K\)"):
         decode_regions(heads, (64, 64))
     with pytest.raises(ValueError, match="four positive"):
         decode_regions(heads, (64, 64), variances=[0.1])
