@@ -6,8 +6,8 @@ counted and dropped. Memory is one image's tensors and the histograms, whatever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from edgedet.calib.features import OPERATORS, features
 from edgedet.calib.observers import METHODS, MagnitudeHistogram
 from edgedet.calib.scales import Scales, binding
 from edgedet.contract.errors import CalibrationError, MissingDependency, UnknownName
+
+Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""What a graph takes, by the names of its inputs."""
 
 DEFAULT_METHOD = "mse"
 
@@ -41,7 +44,7 @@ def quantisable(core: Any) -> list[str]:
 
 def observe(
     core: Any,
-    images: Iterable[npt.NDArray[np.float32]],
+    images: Iterable[Feed] | Iterable[npt.NDArray[np.float32]],
     *,
     total: int,
     data: Callable[[], str],
@@ -52,7 +55,7 @@ def observe(
 
     Args:
         core: onnx.ModelProto, image -> heads, float32.
-        images: network inputs (1, 3, H, W), one after the other.
+        images: what the graph takes for each image, one after the other; an array is its first input.
         total: how many there will be at most; spreads the checkpoints.
         data: says what was looked at, asked once at the end.
         method: a key of `observers.METHODS`.
@@ -64,24 +67,24 @@ def observe(
     if method not in METHODS:
         raise UnknownName("calibration method", method, METHODS)
     names = quantisable(core)
-    source = core.graph.input[0].name
-    inner = [n for n in names if n != source]
+    given = [v.name for v in core.graph.input]
+    inner = [n for n in names if n not in given]
     session = cpu_session(core, inner)
     histograms = {n: MagnitudeHistogram() for n in names}
     every = max(1, total // CHECKPOINTS)
     history: list[tuple[int, npt.NDArray[np.float64]]] = []
     done = 0
     for image in images:
-        values = [image, *session.run(inner, {source: image})]
-        for name, value in zip([source, *inner], values, strict=True):
-            if name in histograms:
-                try:
-                    histograms[name].add(value)
-                except FloatingPointError:
-                    raise CalibrationError(
-                        f"Tensor {name!r} is not finite (NaN or infinity) on image {done + 1}.",
-                        hint="The weights are broken: evaluate them with edgedet-eval before quantising.",
-                    ) from None
+        feed = dict(image) if isinstance(image, Mapping) else {given[0]: image}
+        values = {**feed, **dict(zip(inner, session.run(inner, feed), strict=True))}
+        for name, histogram in histograms.items():
+            try:
+                histogram.add(values[name])
+            except FloatingPointError:
+                raise CalibrationError(
+                    f"Tensor {name!r} is not finite (NaN or infinity) on image {done + 1}.",
+                    hint="The weights are broken: evaluate them with edgedet-eval before quantising.",
+                ) from None
         done += 1
         if done % every == 0:
             history.append((done, _thresholds(histograms, method)))

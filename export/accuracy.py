@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgedet.contract.boxes import area
 from edgedet.contract.errors import DataError, ImageError, UsageError
-from edgedet.contract.results import Detections, SegmentationMap, boxes_of
+from edgedet.contract.results import Detections, Instances, SegmentationMap, boxes_of
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
 from edgedet.evaluation import (
@@ -26,11 +26,12 @@ from edgedet.evaluation import (
     evaluate_semantic,
 )
 from edgedet.evaluation.ap import every_point, match
+from edgedet.evaluation.mask_ap import MaskAP
 from edgedet.evaluation.segmentation import Confusion
 from edgedet.runtime import Engine, open_source
 
 Image: TypeAlias = npt.NDArray[np.uint8]
-R = TypeVar("R", Detections, SegmentationMap)
+R = TypeVar("R", Detections, Instances, SegmentationMap)
 Measure: TypeAlias = Callable[[Engine], float | None]
 """An engine -> percent; None where the data has nothing to measure it by."""
 
@@ -185,6 +186,31 @@ def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
     return measure
 
 
+def mask_agreement(reference: Engine, frames: Frames) -> Measure | None:
+    """Agreement with a reference engine's masks, in percent; None if the reference finds nothing there.
+
+    COCO's AP over masks at IoU 0.5, where the reference's masks above its own score threshold are the truth;
+    the reference itself has 100.
+    """
+    images = frames.images()
+    predict = engine_under_test(reference, reference.spec.thresholds)
+    expected = list(_results(predict, images, Instances))
+    if not any(map(len, expected)):
+        return None
+
+    def measure(engine: Engine) -> float | None:
+        found = MaskAP(len(engine.spec.classes))
+        results = _results(engine_under_test(engine), images, Instances)
+        for image, want, got in zip(images, expected, results, strict=True):
+            size = (image.shape[0], image.shape[1])
+            masks = np.array([*want.pasted(size)], bool).reshape(-1, *size)
+            empty = ~masks.any(axis=(1, 2))  # overlaps nothing, itself included
+            found.add(got, masks, want.detections.labels, empty)
+        return _percent(found.result().ap50)
+
+    return measure
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How one task's results are judged.
@@ -231,8 +257,8 @@ _MASKS = Accuracy(
     full="COCO AP over masks at IoU 0.5",
     metric="mask_AP50",
     labelled=mask_precision,
-    results="detections",
-    agreement=agreement,
+    results="masks",
+    agreement=mask_agreement,
 )
 
 ACCURACY: dict[Task, Accuracy] = {
