@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.calib.observe import Feed
 from edgedet.contract.errors import ImageError
 from edgedet.contract.preprocess import Preprocessor
-from edgedet.contract.spec import Input
+from edgedet.contract.proposals import Proposer, RegionInput
+from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
 
 DEFAULT_IMAGES = 500
@@ -19,16 +22,46 @@ FLAT = 2.0
 """Grey levels: a picture whose colours deviate by less shows nothing, be it a lens cap with its noise."""
 
 
+class Feeder:
+    """From an image (H, W, 3) uint8 BGR to what a graph takes, with its proposals where it takes such.
+
+    proposer: of them, instead of the spec's own (one with a cache).
+    """
+
+    def __init__(self, spec: ModelSpec, proposer: Proposer | None = None) -> None:
+        self.spec = spec
+        self._prepare = Preprocessor(spec.input)
+        self._regions = RegionInput(spec, proposer) if spec.proposals else None
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Feed:
+        """{input name: array with a batch of one}, made anew. Raises ImageError as its parts do."""
+        taken = self.spec.input
+        pixels = np.empty((1, *taken.shape[1:]), taken.dtype)
+        transform = self._prepare(image, pixels[0])
+        feed: dict[str, npt.NDArray[Any]] = {taken.name: pixels}
+        if self._regions is not None and self.spec.proposals is not None:
+            rows = feed[self._regions.name] = np.zeros((1, self.spec.proposals.a_run, 4), np.float32)
+            self._regions(image, transform, rows[0])
+        return feed
+
+
 class CalibrationSet:
     """Up to `limit` images, evenly spread over a data set; unreadable ones are noted and skipped.
 
-    Iterating gives network inputs (1, 3, H, W) float32, one at a time in one buffer. `held_out` are
-    indices of other images of the same data, for comparing INT8 with FP32 on what it has not seen.
+    Iterating gives what the graph of `spec` takes, image by image. `held_out` are indices of other images of
+    the same data, for comparing INT8 with FP32 on what it has not seen. `proposer`: see `Feeder`.
     """
 
-    def __init__(self, dataset: Dataset, spec: Input, limit: int = DEFAULT_IMAGES) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        spec: ModelSpec,
+        limit: int = DEFAULT_IMAGES,
+        *,
+        proposer: Proposer | None = None,
+    ) -> None:
         self.dataset = dataset
-        self.spec = spec
+        self._feed = Feeder(spec, proposer)
         self.indices = _spread(range(len(dataset)), limit)
         chosen = set(self.indices)
         self.held_out = [i for i in range(len(dataset)) if i not in chosen]
@@ -40,11 +73,9 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+    def __iter__(self) -> Iterator[Feed]:
         self._digest, self._read, self.skipped = hashlib.sha256(), 0, []
         self._flat, self._different = 0, set()
-        prepare = Preprocessor(self.spec)
-        batch = np.empty((1, 3, self.spec.height, self.spec.width), np.float32)
         for i in self.indices:
             try:
                 image = self.dataset.image(i)
@@ -55,8 +86,7 @@ class CalibrationSet:
             self._different.add(hashlib.sha256(image.tobytes()).digest())
             self._flat += float(image.std(axis=(0, 1)).max()) < FLAT
             self._read += 1
-            prepare(image, batch[0])
-            yield batch
+            yield self._feed(image)
 
     def describe(self) -> str:
         """What was read by the last iteration, in words and by the hash of its pixels."""

@@ -44,7 +44,7 @@ def quantisable(core: Any) -> list[str]:
 
 def observe(
     core: Any,
-    images: Iterable[Feed] | Iterable[npt.NDArray[np.float32]],
+    images: Iterable[Feed],
     *,
     total: int,
     data: Callable[[], str],
@@ -55,7 +55,7 @@ def observe(
 
     Args:
         core: onnx.ModelProto, image -> heads, float32.
-        images: what the graph takes for each image, one after the other; an array is its first input.
+        images: what the graph takes for each image, one after the other.
         total: how many there will be at most; spreads the checkpoints.
         data: says what was looked at, asked once at the end.
         method: a key of `observers.METHODS`.
@@ -67,7 +67,7 @@ def observe(
     if method not in METHODS:
         raise UnknownName("calibration method", method, METHODS)
     names = quantisable(core)
-    given = [v.name for v in core.graph.input]
+    given = {v.name for v in core.graph.input}
     inner = [n for n in names if n not in given]
     session = cpu_session(core, inner)
     histograms = {n: MagnitudeHistogram() for n in names}
@@ -75,8 +75,7 @@ def observe(
     history: list[tuple[int, npt.NDArray[np.float64]]] = []
     done = 0
     for image in images:
-        feed = dict(image) if isinstance(image, Mapping) else {given[0]: image}
-        values = {**feed, **dict(zip(inner, session.run(inner, feed), strict=True))}
+        values = {**image, **dict(zip(inner, session.run(inner, dict(image)), strict=True))}
         for name, histogram in histograms.items():
             try:
                 histogram.add(values[name])

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgedet.calib.observe import cpu_session
+from edgedet.calib.observe import Feed, cpu_session
 from edgedet.calib.qdq import Placement, quantisable_layers, quantise
 from edgedet.calib.scales import Scales
 from edgedet.contract.boxes import area, pairwise_iou
 
-Images = Sequence[npt.NDArray[np.float32]]
+Images = Sequence[Feed]
 Heads = list[npt.NDArray[np.float32]]
 
 
@@ -49,7 +49,7 @@ def rank(
         core: onnx.ModelProto, the float graph.
         scales: its ranges.
         placement: of the target.
-        images: a few dozen network inputs (1, 3, H, W) are enough.
+        images: what the graph takes for each of a few dozen images.
         regions: the head (N, P, 4) that says which region each row of the others is of; "" where none does.
         on_layer: called with the number of layers done.
     """
@@ -110,5 +110,5 @@ def same_rows(want: Heads, got: Heads, regions: int) -> Heads:
     return moved
 
 
-def _heads(session: Any, image: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    return list(session.run(None, {session.get_inputs()[0].name: image}))
+def _heads(session: Any, image: Feed) -> list[npt.NDArray[np.float32]]:
+    return list(session.run(None, dict(image)))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgedet.contract.boxes import area
 from edgedet.contract.errors import DataError, ImageError, UsageError
+from edgedet.contract.proposals import Proposer
 from edgedet.contract.results import Detections, Instances, SegmentationMap, boxes_of
 from edgedet.contract.spec import Task
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
@@ -102,26 +103,27 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
     return Frames(Path(text).name, chosen, lambda i: images[i])
 
 
-def average_precision(dataset: Dataset, *, progress: bool) -> Measure:
+def average_precision(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
     """VOC's 11-point AP at IoU 0.5 over the whole data set, in percent."""
 
     def measure(engine: Engine) -> float | None:
-        found = evaluate(engine_under_test(engine), dataset, coco=False, progress=progress)
+        found = evaluate(engine_under_test(engine, proposer=proposer), dataset, coco=False, progress=progress)
         return _percent(found.ap11 if any(c.objects for c in found.classes) else None)
 
     return measure
 
 
-def mask_precision(dataset: Dataset, *, progress: bool) -> Measure:
+def mask_precision(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
     """COCO's AP over masks at IoU 0.5, in percent; None where the data has no masks."""
 
     def measure(engine: Engine) -> float | None:
-        return _percent(evaluate(engine_under_test(engine), dataset, coco=False, progress=progress).mask_ap50)
+        predict = engine_under_test(engine, proposer=proposer)
+        return _percent(evaluate(predict, dataset, coco=False, progress=progress).mask_ap50)
 
     return measure
 
 
-def agreement(reference: Engine, frames: Frames) -> Measure | None:
+def agreement(reference: Engine, frames: Frames, proposer: Proposer | None = None) -> Measure | None:
     """Agreement with a reference engine on frames, in percent; None if the reference finds nothing there.
 
     The reference's detections above its own score threshold count as the truth. Agreement is the mean over
@@ -129,7 +131,7 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     occurs; the reference itself has 100.
     """
     images = frames.images()
-    predict = engine_under_test(reference, reference.spec.thresholds)
+    predict = engine_under_test(reference, reference.spec.thresholds, proposer=proposer)
     truths = []
     for index, found in enumerate(map(_visible, _results(predict, images, Detections))):
         truths.append(Truth(Path(str(index)), found.boxes, found.labels, np.zeros(len(found), bool)))
@@ -138,7 +140,8 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
         return None
 
     def measure(engine: Engine) -> float:
-        detections = [_visible(d) for d in _results(engine_under_test(engine), images, Detections)]
+        under_test = engine_under_test(engine, proposer=proposer)
+        detections = [_visible(d) for d in _results(under_test, images, Detections)]
         total = 0.0
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             total += float(count) * (every_point(match(detections, truths, int(label))) or 0.0)
@@ -147,25 +150,27 @@ def agreement(reference: Engine, frames: Frames) -> Measure | None:
     return measure
 
 
-def mean_iou(dataset: Dataset, *, progress: bool) -> Measure:
+def mean_iou(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
     """Mean IoU over the whole data set, void left out, in percent."""
 
     def measure(engine: Engine) -> float | None:
-        return _percent(evaluate_semantic(engine_under_test(engine), dataset, progress=progress).mean_iou)
+        predict = engine_under_test(engine, proposer=proposer)
+        return _percent(evaluate_semantic(predict, dataset, progress=progress).mean_iou)
 
     return measure
 
 
-def mean_box_iou(dataset: Dataset, *, progress: bool) -> Measure:
+def mean_box_iou(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
     """Mean IoU of the one box said on the images with one object, in percent."""
 
     def measure(engine: Engine) -> float | None:
-        return _percent(evaluate_localisation(engine_under_test(engine), dataset, progress=progress).mean_iou)
+        predict = engine_under_test(engine, proposer=proposer)
+        return _percent(evaluate_localisation(predict, dataset, progress=progress).mean_iou)
 
     return measure
 
 
-def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
+def map_agreement(reference: Engine, frames: Frames, proposer: Proposer | None = None) -> Measure | None:
     """Agreement with a reference engine's class maps, in percent; None if no frame can be read.
 
     The mean IoU between the two engines' maps, counted over all frames, of the classes that either has;
@@ -174,11 +179,11 @@ def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
     images = frames.images()
     if not images:
         return None
-    expected = list(_results(engine_under_test(reference), images, SegmentationMap))
+    expected = list(_results(engine_under_test(reference, proposer=proposer), images, SegmentationMap))
 
     def measure(engine: Engine) -> float:
         counts = Confusion(len(engine.spec.classes))
-        found = _results(engine_under_test(engine), images, SegmentationMap)
+        found = _results(engine_under_test(engine, proposer=proposer), images, SegmentationMap)
         for a, b in zip(expected, found, strict=True):
             counts.add(a.classes, b.classes)
         return 100 * float(np.nanmean(counts.iou()))
@@ -186,21 +191,21 @@ def map_agreement(reference: Engine, frames: Frames) -> Measure | None:
     return measure
 
 
-def mask_agreement(reference: Engine, frames: Frames) -> Measure | None:
+def mask_agreement(reference: Engine, frames: Frames, proposer: Proposer | None = None) -> Measure | None:
     """Agreement with a reference engine's masks, in percent; None if the reference finds nothing there.
 
     COCO's AP over masks at IoU 0.5, where the reference's masks above its own score threshold are the truth;
     the reference itself has 100.
     """
     images = frames.images()
-    predict = engine_under_test(reference, reference.spec.thresholds)
+    predict = engine_under_test(reference, reference.spec.thresholds, proposer=proposer)
     expected = list(_results(predict, images, Instances))
     if not any(map(len, expected)):
         return None
 
     def measure(engine: Engine) -> float | None:
         found = MaskAP(len(engine.spec.classes))
-        results = _results(engine_under_test(engine), images, Instances)
+        results = _results(engine_under_test(engine, proposer=proposer), images, Instances)
         for image, want, got in zip(images, expected, results, strict=True):
             size = (image.shape[0], image.shape[1])
             masks = np.array([*want.pasted(size)], bool).reshape(-1, *size)
@@ -216,8 +221,9 @@ class Accuracy:
     """How one task's results are judged.
 
     short: the measure's name in tables; full: what it is; metric: its key in `ModelSpec.metrics`, before
-    "@data"; labelled: (data set, progress=) -> the measure against its truth; results: what two engines
-    agree on where there is none; agreement: the measure of that.
+    "@data"; labelled: (data set, progress=, proposer=) -> the measure against its truth; results: what two
+    engines agree on where there is none; agreement: the measure of that. A proposer makes the regions that a
+    graph takes, instead of the spec's own.
     """
 
     short: str
@@ -225,7 +231,7 @@ class Accuracy:
     metric: str
     labelled: Callable[..., Measure]
     results: str
-    agreement: Callable[[Engine, Frames], Measure | None]
+    agreement: Callable[[Engine, Frames, Proposer | None], Measure | None]
 
 
 _BOXES = Accuracy(

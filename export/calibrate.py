@@ -18,14 +18,19 @@ from edgedet.calib.observe import Feed, cpu_session
 from edgedet.contract.errors import CalibrationError
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import place
-from edgedet.contract.spec import Input, Stage
+from edgedet.contract.proposals import Proposer
+from edgedet.contract.spec import ModelSpec, Stage
 from edgedet.data import KINDS, open_dataset
 from edgedet.export.graph import Graphs
 from edgedet.export.options import ExportOptions, Log
 
 
-def open_calibration(options: ExportOptions, weights: Path, spec: Input) -> CalibrationSet | Scales:
+def open_calibration(
+    options: ExportOptions, weights: Path, spec: ModelSpec, proposer: Proposer | None = None
+) -> CalibrationSet | Scales:
     """The images to calibrate on or, where none are named, the cache named or beside the weights.
+
+    proposer: of regions, where the graph takes them, instead of the spec's own.
 
     Raises:
         EmptyDataset, DataError: `--calib-data` cannot be used. CalibrationError: nothing to calibrate
@@ -34,7 +39,8 @@ def open_calibration(options: ExportOptions, weights: Path, spec: Input) -> Cali
     if options.calib_data:
         kind, colon, _ = options.calib_data.partition(":")
         named = options.calib_data if colon and kind in KINDS else f"folder:{options.calib_data}"
-        return CalibrationSet(open_dataset(named, "train"), spec, options.calib_images)
+        data = open_dataset(named, "train")
+        return CalibrationSet(data, spec, options.calib_images, proposer=proposer)
     cache = options.calib_cache or weights.parent / "calibration.json"
     if options.calib_cache is None and not cache.is_file():
         raise CalibrationError(
@@ -140,9 +146,9 @@ def _given(graphs: Graphs, stage: Stage, source: CalibrationSet) -> Iterator[Fee
     postprocess = make_postprocessor(spec, {stage.name: record})
     whole = place(spec.input.width, spec.input.height, spec.input)
     kept = next(t.name for t in stage.inputs if t.role == "boxes")
-    for image in source:
+    for feed in source:
         given.clear()
-        postprocess(dict(zip(names, session.run(names, {spec.input.name: image}), strict=True)), [whole])
+        postprocess(dict(zip(names, session.run(names, dict(feed)), strict=True)), [whole])
         if given:  # those with the highest scores
             boxes = given[0][kept][0]
             some = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]

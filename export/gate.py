@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from edgedet.calib import PLACEMENTS, Quantised, Scales, quantise
-from edgedet.calib.images import CalibrationSet
+from edgedet.calib.images import CalibrationSet, Feeder
 from edgedet.calib.qdq import quantisable_layers
 from edgedet.calib.sensitivity import rank
 from edgedet.calib.verdict import MAX_DROP, Verdict
-from edgedet.contract.preprocess import preprocess
-from edgedet.contract.spec import Input
+from edgedet.contract.proposals import Proposer
 from edgedet.data import Dataset
 from edgedet.export.accuracy import ACCURACY, MAX_FRAMES, Frames, Measure
 from edgedet.export.graph import Graphs
@@ -55,12 +51,20 @@ class Gate:
 
 
 def make_gate(
-    options: ExportOptions, reference: Engine, evaluation: Eval, calibration: Calibration, log: Log
+    options: ExportOptions,
+    reference: Engine,
+    evaluation: Eval,
+    calibration: Calibration,
+    log: Log,
+    proposer: Proposer | None = None,
 ) -> Gate:
-    """AP or mIoU where there is truth, else agreement with `reference` (FP32) on real frames, or nothing."""
+    """AP or mIoU where there is truth, else agreement with `reference` (FP32) on real frames, or nothing.
+
+    proposer: of regions, where the graphs take them, instead of the spec's own.
+    """
     task = ACCURACY[reference.spec.task]
     if isinstance(evaluation, Dataset):
-        measure = task.labelled(evaluation, progress=log.console.bars)
+        measure = task.labelled(evaluation, progress=log.console.bars, proposer=proposer)
         found = measure(reference)
         if found is None:
             return _unmeasured(f"{evaluation.name} holds nothing that the model could find", log)
@@ -72,7 +76,7 @@ def make_gate(
     frames = frames_of(evaluation, calibration)
     if frames is None:
         return _unmeasured("no images to measure on", log)
-    compared = task.agreement(reference, frames)
+    compared = task.agreement(reference, frames, proposer)
     if compared is None:
         return _unmeasured(f"FP32 finds nothing on {frames.name}", log)
     what = f"agreement with FP32's {task.results}"
@@ -114,7 +118,7 @@ class Search:
     graphs: Graphs
     scales: Scales
     frames: Frames | None
-    spec: Input
+    feed: Feeder
     log: Log
     sensitivity: tuple[tuple[str, float], ...] = ()
 
@@ -148,7 +152,7 @@ class Search:
             return
         step = max(1, len(self.frames.indices) // RANKED_ON)
         some = replace(self.frames, indices=list(self.frames.indices)[::step][:RANKED_ON])
-        images: list[npt.NDArray[np.float32]] = [preprocess(i, self.spec)[0] for i in some.images()]
+        images = [self.feed(image) for image in some.images()]
         placement = PLACEMENTS[self.target.name]
         core = self.graphs.core
         regions = next((o.name for o in self.graphs.spec.outputs if o.role == "proposals"), "")

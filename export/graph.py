@@ -1,10 +1,10 @@
 """From a torch model to ONNX: the core (image -> heads) and, from the same core, the decoded graph.
 
-The core is exported and simplified once. What ends at the heads (detectors in TensorRT) is the core as it
-is; what ends at boxes and scores (CPU engines) or at a class map (everywhere) is the core with the model's
-`decode` joined to its heads. So both forms hold the same nodes under the same names, one calibration
-serves both, and decode cannot get between Q and DQ: it is joined after quantisation. So is, at the other
-end, what makes the image of pixels for CPU engines (`passes.pixels`).
+The core is exported and simplified once; beside the image it takes proposals, where the model does. What ends
+at the heads (detectors in TensorRT) is the core as it is; what ends at boxes and scores (CPU engines) or at a
+class map (everywhere) is the core with the model's `decode` joined to its heads. So both forms hold the same
+nodes under the same names, one calibration serves both, and decode cannot get between Q and DQ: it is joined
+after quantisation. So is, at the other end, what makes the image of pixels for CPU engines (`passes.pixels`).
 """
 
 from __future__ import annotations
@@ -82,16 +82,17 @@ def export_graphs(model: Model, spec: ModelSpec) -> Graphs:
     model = copy.deepcopy(model).eval().float()
     fuse(model)
     names = [o.name for o in spec.outputs]
-    images = torch.zeros(2, 3, *spec.input.size)
+    shapes = spec.input_shapes
+    example = tuple(torch.zeros(2, *(n or 1 for n in shape[1:])) for shape in shapes.values())
     with torch.no_grad():
-        heads = model(images)
+        heads = model(*example)
         results = [*model.decode(heads, spec.input.size)]
     if list(heads) != names:
         raise ExportError(
             f"{spec.model}'s forward returns {', '.join(heads)}; its spec names {', '.join(names)}.",
             hint="Make the model's outputs() list its heads in the order of forward's dictionary.",
         )
-    core = _export(_Heads(model), (images,), [spec.input.name], names)
+    core = _export(_Heads(model), example, [*shapes], names)
     read = [o.name for o in spec.outputs if o.role != "features"]
     given = tuple(heads[name] for name in read)
     decode = _export(_Decode(model, read, spec.input.size), given, read, results)
@@ -133,14 +134,14 @@ def to_bytes(graph: onnx.ModelProto) -> bytes:
 
 
 class _Heads(nn.Module):
-    """images -> the heads as a tuple, which is what the exporter can name."""
+    """Images, and proposals -> the heads as a tuple, which is what the exporter can name."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model(images).values())
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(*inputs).values())
 
 
 class _Stage(nn.Module):
@@ -180,7 +181,7 @@ def _export(
 
     free = {0: torch.export.Dim(BATCH)}
     shapes: Any = tuple(free for _ in inputs)
-    if isinstance(module, (_Decode, _Stage)):  # *heads is one argument to the exporter
+    if isinstance(module, (_Heads, _Decode, _Stage)):  # *inputs is one argument to the exporter
         shapes = (shapes,)
     try:
         with _quiet():

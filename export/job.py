@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgedet.calib import PLACEMENTS, Quantised
+from edgedet.calib.images import Feeder
 from edgedet.calib.verdict import MAX_DROP, Verdict
 from edgedet.contract.errors import EngineError, WeightsError
+from edgedet.contract.proposals import cached
 from edgedet.contract.spec import ModelSpec
 from edgedet.export.accuracy import open_data
 from edgedet.export.artifacts import Artifacts
@@ -51,7 +53,11 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
         model, spec = _load(options, weights, log)
         # opened before any long work, so that a wrong path fails at once
         evaluation = open_data(options.eval_data, "val", spec.task) if options.eval_data else None
-        calibration = open_calibration(options, weights, spec.input) if options.precision == "int8" else None
+        # every precision is measured on the same images
+        proposer = cached(spec.proposals, options.proposals_cache or staging.folder / "proposals")
+        calibration = None
+        if options.precision == "int8":
+            calibration = open_calibration(options, weights, spec, proposer)
         model.operators = target.operators
         settle(model, spec.input, frames_of(evaluation, calibration), log)
         graphs = _export(model, spec, log)
@@ -66,11 +72,11 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
             if not target.plan:
                 with suppress(EngineError):  # this engine or CPU has none: no row
                     opened["BF16"] = engines.enter_context(files.open(files.plain_name, precision="bf16"))
-            gate = make_gate(options, opened["FP32"], evaluation, calibration, log)
+            gate = make_gate(options, opened["FP32"], evaluation, calibration, log, proposer)
             search = None
             if scales is not None:
                 frames = frames_of(evaluation, calibration)
-                search = Search(options, target, graphs, scales, frames, spec.input, log)
+                search = Search(options, target, graphs, scales, frames, Feeder(spec, proposer), log)
             quantised, verdict = _typed(options, files, search, gate, log)
             if verdict is not None:
                 opened[options.precision.upper()] = engines.enter_context(files.open_typed())

@@ -1,4 +1,4 @@
-"""Latency of several engines side by side: the same input, taking turns, in one run.
+"""Latency of several engines side by side: the same input, proposals included, taking turns, in one run.
 
 Turn by turn, whatever else the machine does hits all of them alike; figures of different runs are never
 put beside each other.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgedet.export.noise import noise
 from edgedet.runtime import Engine
 
 ROUNDS = 200
@@ -35,12 +36,7 @@ def side_by_side(
     if not engines:
         return {}
     times: dict[str, list[float]] = {name: [] for name in engines}
-    rng = np.random.default_rng(0)
-    inputs = {}
-    for name, engine in engines.items():
-        image = engine.spec.input
-        pixels = rng.integers(0, 256, (1, *image.shape[1:])).astype(image.dtype)
-        inputs[name] = {image.name: pixels if image.dtype == "uint8" else pixels / np.float32(127.5) - 1}
+    inputs = {name: noise(engine.spec) for name, engine in engines.items()}
     order = list(engines)
     stop = time.perf_counter() + seconds
     for turn in range(-WARM_UP, rounds):

@@ -41,6 +41,7 @@ class ExportOptions:
     sensitivity: bool = False
     keep_failed: bool = False
     accept_unmeasured: bool = False
+    proposals_cache: Path | None = None
 
     def check(self) -> Target:
         """The target; raises a named error for all that can be known to be wrong before any work."""

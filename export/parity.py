@@ -14,6 +14,7 @@ import torch
 from edgedet.calib.observe import cpu_session
 from edgedet.contract.errors import ParityError
 from edgedet.contract.spec import ModelSpec
+from edgedet.export.noise import noise
 from edgedet.models.base import Model
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -52,7 +53,7 @@ class Parity:
 
 
 def compare(model: Model, spec: ModelSpec, decoded: onnx.ModelProto) -> Parity:
-    """Run both on the same batch of two noise images.
+    """Run both on the same batch of two noise images, with proposals where the model takes them.
 
     The rows of a two-stage model, one for each region, are compared region by region: which is which, their
     boxes say. Where two are ranked alike to the last digits, rows change places.
@@ -66,18 +67,16 @@ def compare(model: Model, spec: ModelSpec, decoded: onnx.ModelProto) -> Parity:
         ParityError: heads differ by more than 1e-3 |x| + 1e-5 of the head's largest (at least 1), a
             result by more than TOLERANCES allows, or more than 2 % of the regions are others.
     """
-    pixels = np.random.default_rng(0).random((2, 3, *spec.input.size), np.float32)
-    mean, std = (np.asarray(v, np.float32).reshape(3, 1, 1) for v in (spec.input.mean, spec.input.std))
-    images = np.ascontiguousarray((pixels - mean) / std)
+    inputs = noise(spec, 2)
     training = model.training
     model.eval()
     with torch.no_grad():
-        heads = model(torch.from_numpy(images))
+        heads = model(*map(torch.from_numpy, inputs.values()))
         results = model.decode(heads, spec.input.size)
     model.train(training)
 
     names = [o.name for o in spec.outputs]
-    found = cpu_session(decoded, names).run([*names, *results], {spec.input.name: images})
+    found = cpu_session(decoded, names).run([*names, *results], inputs)
     got = dict(zip([*names, *results], found, strict=True))
     want = {name: tensor.numpy() for name, tensor in {**heads, **results}.items()}
     largest = {name: float(np.abs(want[name]).max()) for name in names}

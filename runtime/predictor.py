@@ -212,7 +212,7 @@ class CpuPredictor:
             with self._named():
                 ticket.times["network"] = self._wait(ticket.slot)
                 began = time.perf_counter()
-                results = self._postprocess(ticket.slot.request.outputs, ticket.transforms)
+                results = self._postprocess(ticket.slot.outputs, ticket.transforms)
             ticket.times["postprocess"] = time.perf_counter() - began
             return results
         except EngineTimeout as e:

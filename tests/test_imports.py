@@ -41,6 +41,8 @@ ONLY_IN = {
     "simplejpeg": {"edgedet.contract.image_files"},
     "onnxsim": {"edgedet.export.graph"},
     "matplotlib": {"edgedet.bench.picture"},
+    # one SVM; what follows R-CNN's fine-tuning
+    "sklearn": {"edgedet.training.svm"},
     "av": {"edgedet.runtime.sinks.backend_av", "edgedet.runtime.sources.backend_av"},
 }
 

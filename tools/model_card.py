@@ -2,32 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from edgedet.contract.spec import Task
+from edgedet.models import entry
 
 DATA = {
     "VOC2007": "PASCAL VOC2007 (Everingham et al.), longest side 320 px. The photos are Flickr's, under its "
     "terms of use: research and education.",
     "camvid": "CamVid (Brostow et al. 2009), the 11 classes and the split of SegNet (Badrinarayanan et al. "
     "2017), 320x240 px, CC BY-NC 4.0: personal and research use.",
+    "pennfudan": "Penn-Fudan Database for Pedestrian Detection and Segmentation (Wang et al. 2007), a mask "
+    "for each person; free for research.",
 }
 """By name within edgedet's data sets: what it is, and what it may be used for."""
 
+_SCENES = """ Frames are stretched to the input's shape;
+very wide or tall ones distort what the network sees. It knows the 20 classes of VOC and photographs of
+everyday scenes."""
+
 BAD_AT = {
-    "yolo": """A cell of the grid, 16 px wide, answers
-for one object, so of several small objects close together (a flock, a shelf of bottles, a crowd) many are
-missed, and boxes are loose: see COCO AP, which asks for tight ones. Frames are stretched to the
-input's shape; very wide or tall ones distort what the network sees. It knows the 20 classes of VOC and
-photographs of everyday scenes.""",
+    "yolo": """Boxes are loose: see COCO AP, which asks for tight ones. A cell
+of the grid, 16 px wide, answers for one object; of VOC's val objects 23 in 1798 share one, so that is not
+what it misses most: boxes lie beside their objects."""
+    + _SCENES,
     "ssd": """Objects below 16 px have no
 default box of their size and are missed, as are most of a crowd; boxes are loose: see COCO AP, which asks
-for tight ones. Frames are stretched to the input's shape; very wide or tall ones distort what the network
-sees. It knows the 20 classes of VOC and photographs of everyday scenes.""",
+for tight ones."""
+    + _SCENES,
+    "faster-rcnn": """Of a crowd it looks at 128 regions;
+what its first stage does not propose, the second never sees."""
+    + _SCENES,
+    "localizer": """It says one box for every image, also for one with no object or
+with several, where the box lies on the largest or between them."""
+    + _SCENES,
+    "mask-rcnn": """It knows people who stand or walk, in
+daylight and seen whole, and nothing else. Masks are 28 x 28 cells of their box: thin parts are lost."""
+    + """ Frames are stretched to the input's shape; very wide or tall ones distort what the network sees.""",
     "camvid": """It has seen one town, by day, from behind a windscreen: with
 another camera's height, weather, night or country expect less, and indoors nothing sensible. Every pixel
 gets one of its 11 classes, whatever is there: it has no class for "something else".""",
 }
 """By model, else by data set."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a card says of a task's accuracy, by the keys of edgedet-eval's JSON.
+
+    value: the one figure that travels in the spec; columns: {title: key} of the table; per_class: key and
+    title of the table of the classes; shown: whether detections have a score from which they are shown.
+    """
+
+    value: str
+    columns: Mapping[str, str]
+    per_class: tuple[str, str]
+    shown: bool = False
+
+
+_BOXES = {"11-point AP (IoU 0.5)": "ap11", "every-point AP (IoU 0.5)": "ap_every", "COCO AP": "coco_ap"}
+
+FIGURES: Mapping[Task, Figures] = {
+    "detection": Figures("ap11", _BOXES, ("ap11", "AP"), shown=True),
+    "instance": Figures(
+        "mask_ap50",
+        {"box AP50": "coco_ap50", "box AP": "coco_ap", "mask AP50": "mask_ap50", "mask AP": "mask_ap"},
+        ("ap11", "box AP"),
+        shown=True,
+    ),
+    "localisation": Figures(
+        "mean_iou",
+        {"mean IoU": "mean_iou", "class right": "class_accuracy", "both, IoU 0.5": "localised"},
+        ("mean_iou", "mean IoU"),
+    ),
+    "semantic": Figures(
+        "mean_iou",
+        {"mIoU": "mean_iou", "mean Dice": "mean_dice", "pixel accuracy": "pixel_accuracy"},
+        ("iou", "IoU"),
+    ),
+}
 
 
 def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], remarks: str) -> str:
@@ -39,6 +94,7 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
     """
     settings, recipe, hardware = run["settings"], run["settings"]["recipe"], run["hardware"]
     model, eager = settings["model"], next(iter(measured.values()))
+    figures = FIGURES[entry(model).task]
     kind, _, rest = settings["data"].partition(":")
     name = rest.split(" ")[0]
     start = (
@@ -47,15 +103,14 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
     notes = "\n".join(f"- {note}" for note in eager["notes"])
     split = eager["data"].split(" ")[-1]
     repeat = f"{model} --data {kind}:PATH --processes {settings['processes']} --split {split}"
+    changed = options(run["command"])
+    repeat += f" -- {' '.join(changed)}" if changed else ""
     by_hand = f"\n{remarks}\n" if remarks else ""
-    detector = "ap11" in eager
-    classes, worst = _per_class(
-        eager, measured["openvino INT8"], *(("ap11", "AP") if detector else ("iou", "IoU"))
-    )
+    classes, worst = _per_class(eager, measured["openvino INT8"], *figures.per_class)
     about = (
         f"\nDetections are shown from score {shown_from(eager):.2f}, where F1 over all classes is highest "
         f"({100 * eager['best_f1']:.1f} on these images).\n"
-        if detector
+        if figures.shown
         else ""
     )
     return f"""# {model}: the weights that ship with edgedet
@@ -67,7 +122,7 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
 **Recipe.** {recipe["epochs"]} epochs{start}, batch {recipe["batch"]}, AdamW, \
 peak learning rate {recipe["lr"]} (backbone x {recipe["backbone_lr"]}), \
 weight decay {recipe["weight_decay"]}, cosine, averaged weights (decay {recipe["ema"]}), \
-{_of_the_task(recipe, detector)}, \
+{_of_the_task(recipe, entry(model).task)}, \
 seed {settings["seed"]}, for an input of {settings["size"][0]}x{settings["size"][1]} px, \
 {settings["processes"]} process{"es" if settings["processes"] > 1 else ""}. \
 {hardware["cpu"]}, {hardware["cores"]} cores\
@@ -79,13 +134,13 @@ seed {settings["seed"]}, for an input of {settings["size"][0]}x{settings["size"]
 (by `edgedet-eval FILE --data {kind}:PATH --split {split}`,
 the INT8 files by `edgedet-export --model {model} --int8 --target ENGINE --accept-unmeasured`):
 
-{_summary(measured, detector)}
+{_summary(measured, figures.columns)}
 
 {notes}
 {about}{by_hand}
 {classes}
 
-**What it is bad at.** {worst} score lowest. {BAD_AT.get(model, BAD_AT.get(name, ""))}
+**What it is bad at.** {worst}{BAD_AT.get(model, BAD_AT.get(name, ""))}
 """
 
 
@@ -94,9 +149,21 @@ def shown_from(metrics: Mapping[str, Any]) -> float:
     return int(100 * metrics["best_score"]) / 100
 
 
-def _of_the_task(recipe: Mapping[str, Any], detector: bool) -> str:
+def options(command: Sequence[str]) -> list[str]:
+    """Of a run's command as it was typed: what it changed of the recipe, without where things lie."""
+    found: list[str] = []
+    words = iter(command[command.index("train") + 1 :])
+    for word in words:
+        if word in ("--model", "--data", "-o", "--output", "--workers", "--state-every"):
+            next(words, None)
+        elif word not in ("--json", "--debug"):
+            found.append(word)
+    return found
+
+
+def _of_the_task(recipe: Mapping[str, Any], task: Task) -> str:
     options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
-    if detector:
+    if task != "semantic":
         return options or "the model's default options"
     size = f"{recipe['window'][0]}x{recipe['window'][1]} px" if recipe["window"] else "the input's size"
     low, high = recipe["scale"]
@@ -105,12 +172,7 @@ def _of_the_task(recipe: Mapping[str, Any], detector: bool) -> str:
     )
 
 
-def _summary(measured: Mapping[str, Mapping[str, Any]], detector: bool) -> str:
-    columns = (
-        {"11-point AP (IoU 0.5)": "ap11", "every-point AP (IoU 0.5)": "ap_every", "COCO AP": "coco_ap"}
-        if detector
-        else {"mIoU": "mean_iou", "mean Dice": "mean_dice", "pixel accuracy": "pixel_accuracy"}
-    )
+def _summary(measured: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return _table(
         ["", *columns],
         [[name, *(_points(m[key]) for key in columns.values())] for name, m in measured.items()],
@@ -118,14 +180,15 @@ def _summary(measured: Mapping[str, Mapping[str, Any]], detector: bool) -> str:
 
 
 def _per_class(eager: Mapping[str, Any], int8: Mapping[str, Any], key: str, title: str) -> tuple[str, str]:
-    """The table of the classes, best first; the names of the last, worst first."""
+    """The table of the classes, best first; a sentence that names the last, worst first."""
     figures = {c["name"]: c[key] for c in eager["classes"]}
     after = {c["name"]: c[key] for c in int8["classes"]}
     # a class without objects was not measured: it stands last, and is not the worst
     measured = sorted((n for n in figures if figures[n] is not None), key=lambda n: -figures[n])
     ordered = measured + [n for n in figures if figures[n] is None]
     rows = [[n, _points(figures[n]), _points(after.get(n))] for n in ordered]
-    worst = ", ".join(reversed(measured[-min(4, len(measured) // 3 or 1) :]))
+    lowest = ", ".join(reversed(measured[-min(4, len(measured) // 3 or 1) :]))
+    worst = f"{lowest} score lowest. " if len(measured) > 1 else ""
     return _table(["class", f"FP32 {title}", f"INT8 {title} (OpenVINO)"], rows), worst
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from edgedet.contract.errors import UsageError
+from edgedet.contract.proposals import cached
 from edgedet.contract.text import printable
 from edgedet.data import Dataset, open_dataset
 from edgedet.evaluation import (
@@ -70,6 +71,14 @@ def evaluate(
             min=1, metavar="PIXELS", help="Also the IoU this near to boundaries; may be repeated (masks)."
         ),
     ] = None,
+    proposals_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps the regions proposed in each image, for models that take them and for the"
+            " next time.",
+            show_default="none: proposed anew",
+        ),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
 ) -> None:
@@ -98,7 +107,7 @@ def evaluate(
 
     results: dict[str, Measured] = {}
     for name, model in zip(labels(models), models, strict=True):
-        with opened(model, engine, precision) as predict:
+        with opened(model, engine, precision, proposals_cache) as predict:
             results[name] = measure(predict)
     if json_output:
         found = [{"model": name, **json.loads(m.to_json())} for name, m in results.items()]
@@ -109,8 +118,12 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def opened(model: str, engine: str, precision: str | None = None) -> Iterator[ModelUnderTest]:
+def opened(
+    model: str, engine: str, precision: str | None = None, proposals_cache: Path | None = None
+) -> Iterator[ModelUnderTest]:
     """The predictor of an ONNX file, a checkpoint or a shipped model; closed at the end of the block.
+
+    proposals_cache: keeps what is proposed, for models that take proposals.
 
     Raises:
         UsageError: an engine that cannot run this kind of file. WeightsError, EngineError, SpecError: a
@@ -136,7 +149,8 @@ def opened(model: str, engine: str, precision: str | None = None) -> Iterator[Mo
             from edgedet.weights import find
 
             path = find(model)
-        yield torch_under_test(*load_model(path))
+        network, spec = load_model(path)
+        yield torch_under_test(network, spec, proposer=cached(spec.proposals, proposals_cache))
         return
     if engine == "torch":
         raise UsageError(
@@ -148,7 +162,8 @@ def opened(model: str, engine: str, precision: str | None = None) -> Iterator[Mo
     if precision == "exact" and engine == "auto":
         engine = "onnxruntime"
     with open_engine(path, engine=engine, precision=precision) as opened_engine:
-        yield engine_under_test(opened_engine)
+        proposer = cached(opened_engine.spec.proposals, proposals_cache)
+        yield engine_under_test(opened_engine, proposer=proposer)
 
 
 def labels(models: Sequence[str]) -> list[str]:

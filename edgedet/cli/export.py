@@ -66,6 +66,14 @@ def export(
         bool,
         typer.Option("--accept-unmeasured", help="Write it even where the gate has nothing to measure on."),
     ] = False,
+    proposals_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps the regions proposed in each image, for models that take them and for the"
+            " next time.",
+            show_default="none: kept for this export alone",
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path(),
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -108,6 +116,7 @@ def export(
             sensitivity=sensitivity,
             keep_failed=keep_failed,
             accept_unmeasured=accept_unmeasured,
+            proposals_cache=proposals_cache,
         ),
         LabelledConsole(console, quiet=json_output),
     )

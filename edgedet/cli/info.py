@@ -152,15 +152,18 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
         "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}"
         + (", by the graph" if i.dtype == "uint8" else ""),
     }
-    rows |= _tensors("also takes", spec.extra_inputs) | _tensors("output", spec.outputs)
+    rows |= _tensors("also takes", spec.extra_inputs)
+    if spec.proposals is not None:
+        method = f"the best {spec.proposals.count} of {spec.proposals.method}"
+        if spec.proposals.rows is not None:
+            method += f", {spec.proposals.rows} a run"
+        rows["proposals"] = f"{method} {_parameters(spec.proposals.parameters)}".strip()
+    rows |= _tensors("output", spec.outputs)
     for stage in spec.stages:
-        rows |= {f"then {stage.name}": stage.file}
-        rows |= _tensors(f"{stage.name} input", stage.inputs) | _tensors(
-            f"{stage.name} output", stage.outputs
-        )
-    made = spec.proposals
+        rows[f"then {stage.name}"] = stage.file
+        rows |= _tensors(f"{stage.name} input", stage.inputs)
+        rows |= _tensors(f"{stage.name} output", stage.outputs)
     rows |= {
-        "proposals": f"{made.count} of {made.method} {_parameters(made.parameters)}".strip() if made else "",
         "decode": f"{spec.decode.kind} {_parameters(spec.decode.parameters)}".strip(),
         "classes": f"{len(spec.classes)}: {', '.join(spec.classes)}",
         "thresholds": ""

@@ -213,7 +213,8 @@ def _process_once(option: Any, process: Callable[[Any, Any], None], value: Any, 
     """What an option of the parser does with one more value, `state` holding those before it."""
     new = {"store": value, "store_const": option.const}.get(option.action)
     before = state.opts.get(option.dest)
-    if option.dest in state.opts and (option.action == "store" or new != before):
+    once = option.action in ("store", "store_const")  # a list takes any number
+    if once and option.dest in state.opts and (option.action == "store" or new != before):
         names = option._long_opts or option._short_opts
         if option.action == "store":
             raise UsageError(

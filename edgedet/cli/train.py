@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgedet.cli.train_progress import follow, say
 from edgedet.contract.errors import EdgedetError, TrainingError, UsageError
 from edgedet.models import parse_options, parse_size
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
     from edgedet.data import Dataset
     from edgedet.training.loop import Trainer
 
@@ -87,6 +85,13 @@ def train(
     eval_limit: Annotated[int | None, typer.Option(min=1, help="Validate on this many images only.")] = None,
     state_every: Annotated[int, typer.Option(min=1, help="Steps between state files.")] = 50,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many images only.")] = None,
+    proposals_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps the regions proposed in each image, of a model that takes them; runs,"
+            " edgedet-eval and edgedet-export may share one. [default: proposals in the run folder]"
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Insist that the folder holds a run to go on with.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON only.")] = False,
 ) -> None:
@@ -105,7 +110,8 @@ def train(
     from edgedet.data import open_dataset, open_datasets
     from edgedet.models import build, make_spec
     from edgedet.training.checkpoint import start_from
-    from edgedet.training.loop import Trainer, deterministic
+    from edgedet.training.determinism import deterministic
+    from edgedet.training.loop import Trainer
     from edgedet.training.memory import keep_freed_memory
     from edgedet.training.processes import join
     from edgedet.training.recipe import RECIPES, Recipe
@@ -154,6 +160,7 @@ def train(
                 state_every=state_every,
                 eval_limit=eval_limit,
                 stop=stop,
+                proposals_cache=proposals_cache,
             )
             repeatable: dict[str, Any] = {
                 "weights_sha256": sha256(weights) if weights else None,
@@ -198,6 +205,7 @@ def run(
         "eval_limit": trainer.eval_limit,
         "processes": processes.world,
         "amp": trainer.amp,
+        "proposals": trainer.proposer.identity() if trainer.proposer is not None else None,
     }
     settings = {"command": sys.argv, "versions": versions(), "hardware": hardware(processes.device)}
     unfinished = 0.0
@@ -220,73 +228,6 @@ def run(
             folder.close()
         raise
     folder.close()
-
-
-def say(rows: list[tuple[str, str]], console: Console) -> None:
-    """Print (what, how it is)."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    for what, how in rows:
-        table.add_row(what, plain(how))
-    console.print(table)
-
-
-def follow(trainer: Trainer, *, quiet: bool) -> None:
-    """Run the trainer under a progress bar, a line per epoch."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, quiet=quiet)
-    notices = Console(stderr=True) if quiet else console  # a bar and a line must not share a row
-    done = trainer.progress
-    if done.finished:
-        console.print(f"this run is finished: {done.epoch} epochs, step {done.step}")
-    elif done.step:
-        console.print(f"going on from epoch {done.epoch}, step {done.step}")
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s"),
-        TimeRemainingColumn(),
-    )
-    total = len(trainer.order) * trainer.recipe.epochs
-    with Progress(*columns, console=console, disable=quiet) as bar:
-        task = bar.add_task("train", total=total, completed=done.step, epoch=done.epoch, loss=0.0, rate=0.0)
-        smooth = 0.0
-        for event in trainer.run():
-            if "validation" in event:
-                said = f"epoch {event['validation']}: {trainer.task.score} {validated(event)}"
-                console.print(plain(said))
-                continue
-            for problem in event["problems"]:
-                notices.print(plain(f"left out, another image takes its place: {problem}"))
-            if "skipped" in event:
-                notices.print(f"step {event['step']} is skipped: its gradient is not finite")
-            smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
-            bar.update(
-                task,
-                completed=event["step"] + 1,
-                epoch=event["epoch"],
-                loss=smooth,
-                rate=event["images_per_s"],
-            )
-
-
-def plain(text: str) -> Text:
-    """For rich: text without markup, which a name may look like; control characters are shown, not sent."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
-
-
-def validated(event: dict[str, Any]) -> str:
-    """A validation in words."""
-    best = "none so far: the last weights are kept" if event["best"] is None else f"{event['best']:.4f}"
-    if event["score"] is None:
-        return f"not measured, {event['reason']} (best {best})"
-    return f"{event['score']:.4f} (best {best})"
 
 
 def finish(trainer: Trainer, data: str, json_output: bool) -> None:

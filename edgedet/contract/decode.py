@@ -195,14 +195,17 @@ def regions(
     *,
     variances: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> tuple[Array, Array]:
-    """The second stage of a two-stage detector: a box of its own for each class of a region.
+    """Regions that were looked at one by one: a box of its own for each class of a region.
 
-    Scores are the softmax over K + 1 classes without the first, the background, and 0 where there was no
-    proposal (Girshick 2015, 2.1; lecture, "Fast R-CNN" and "Faster R-CNN").
+    Scores are the softmax over K + 1 classes without the first, the background (Girshick 2015, 2.1; lecture,
+    "Fast R-CNN" and "Faster R-CNN"), or the sigmoid of the margins of K linear SVMs, 0.5 on the plane that
+    separates a class from all else (Girshick et al. 2014, 2.2; lecture, "R-CNN"); and 0 where there was no
+    proposal.
 
     Args:
-        heads: {"proposals": (N, P, 4) xyxy in network pixels, "class_logits": (N, P, K + 1), "deltas":
-            (N, P, 4 K), four for each class, "objectness": (N, P), 0 where a row is no proposal}.
+        heads: {"proposals": (N, P, 4) xyxy in network pixels, "class_logits": (N, P, K + 1) or "margins":
+            (N, P, K), "deltas": (N, P, 4 K), four for each class, "objectness": (N, P), 0 where a row is no
+            proposal}.
         size: (height, width) of the network input in pixels.
         variances: what dx, dy, dw, dh are multiplied by.
 
@@ -214,17 +217,19 @@ def regions(
     """
     if not _positive(variances, 4):
         raise ValueError(f"variances {variances!r:.80}, expected four positive numbers")
-    proposals, logits, deltas = heads["proposals"], heads["class_logits"], heads["deltas"]
-    n, count, classes = logits.shape[0], logits.shape[1], logits.shape[-1] - 1
+    proposals, deltas = heads["proposals"], heads["deltas"]
+    svms = "margins" in heads
+    scores = sigmoid(heads["margins"]) if svms else softmax(heads["class_logits"], -1)[..., 1:]
+    n, count, classes = scores.shape
     if tuple(proposals.shape[1:]) != (count, 4) or tuple(deltas.shape[1:]) != (count, 4 * classes):
         raise ValueError(
-            f"proposals {tuple(proposals.shape)}, class logits {tuple(logits.shape)} and deltas"
-            f" {tuple(deltas.shape)}, expected (N, P, 4), (N, P, K + 1) and (N, P, 4 K)"
+            f"proposals {tuple(proposals.shape)}, scores {tuple(scores.shape)} and deltas"
+            f" {tuple(deltas.shape)}, expected (N, P, 4), (N, P, K) and (N, P, 4 K)"
         )
     there = heads["objectness"].reshape(n, count, 1) > 0
     own = deltas.reshape(n, count, classes, 4)
     boxes = clip(apply_deltas(own, proposals[:, :, None], variances), size[1], size[0])
-    return boxes, softmax(logits, -1)[..., 1:] * there
+    return boxes, scores * there
 
 
 def _positive(values: Sequence[float], n: int) -> bool:

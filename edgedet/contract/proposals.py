@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.contract.boxes import Array, namespace
 from edgedet.contract.errors import EngineError, MissingDependency, SpecError, UnknownName
 from edgedet.contract.files import write_atomic
 from edgedet.contract.frames import Image, check_image
@@ -193,6 +194,17 @@ class CachedProposer:
         return self.proposer.identity()
 
 
+def cached(proposals: Proposals | None, folder: Path | None) -> Proposer | None:
+    """The proposer that a spec names, with a cache in a folder where one is given; None where it names none.
+
+    Raises as `make_proposer`.
+    """
+    if proposals is None:
+        return None
+    proposer = make_proposer(proposals)
+    return proposer if folder is None else CachedProposer(proposer, folder)
+
+
 def _read(path: Path) -> Floats | None:
     """The boxes of a file; None if there is none, or something else."""
     try:
@@ -206,7 +218,7 @@ def _read(path: Path) -> Floats | None:
 
 
 class RegionInput:
-    """Fills the tensor of role "proposals" that a graph takes beside the image.
+    """Fills the tensor of role "proposals" that a graph takes beside the image, in one run or several.
 
     A row is a box in network pixels, inside the input; what is beyond `Proposals.count` is left out, and rows
     without a proposal are 0, 0, 0, 0. One instance serves one thread.
@@ -238,3 +250,30 @@ class RegionInput:
         out[:] = 0
         out[: len(moved)] = moved.clip(0, np.array([width, height] * 2, np.float32))
         return len(moved)
+
+
+def runs(boxes: Floats, rows: int) -> list[slice]:
+    """Which rows of (N, count, 4) each run of a graph gets that takes `rows` of them (`Proposals.rows`).
+
+    They are filled from the front. Runs in which no image has a box are left out, but for the first.
+    """
+    filled = np.flatnonzero((boxes[..., 2:] > boxes[..., :2]).all(axis=-1).any(axis=0))
+    end = int(filled[-1]) + 1 if len(filled) else 1
+    return [slice(first, first + rows) for first in range(0, end, rows)]
+
+
+def in_runs(infer: Callable[[slice], Mapping[str, Array]], boxes: Floats, rows: int) -> dict[str, Array]:
+    """What a graph says of all boxes (N, count, 4): the tensors of its runs, one behind the other (axis 1).
+
+    There are as many rows as the runs have together: not those that are left out.
+
+    Args:
+        infer: these rows of the boxes -> tensors (N, rows, ...), of numpy or torch, by name.
+    """
+    parts = [infer(run) for run in runs(boxes, rows)]
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {
+        name: namespace(one).concatenate([part[name] for part in parts], axis=1)
+        for name, one in parts[0].items()
+    }

@@ -53,6 +53,7 @@ Role = Literal[
     "features",
     "deltas",
     "class_logits",
+    "margins",
     "proposals",
 ]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -125,13 +126,22 @@ class Stage:
 class Proposals:
     """Where the regions come from that a graph looks at, where it does not find them itself.
 
-    method: a key of `edgedet.contract.proposals.METHODS`, with its parameters; count: rows of the graph's
-    input of role "proposals" an image, (N, count, 4) xyxy in network pixels, zeros where there is none.
+    method: a key of `edgedet.contract.proposals.METHODS`, with its parameters; count: at most so many of an
+    image are looked at. The graph's input of role "proposals" is (N, rows, 4) xyxy in network pixels, zeros
+    where there is none. rows: how many one run of the graph takes; an image with more is several runs, so
+    that the memory of a graph which works on each region alone (R-CNN) does not grow with their number.
+    It divides count; None: all of them.
     """
 
     method: str
     count: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    rows: int | None = None
+
+    @property
+    def a_run(self) -> int:
+        """Rows of the graph's input."""
+        return self.count if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,11 @@ class ModelSpec:
         found = problem(self)
         if found:
             raise SpecError(f"Invalid spec of {self.model!a:.60}: {found}.", hint="Export the model again.")
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """{input name: its shape}, the image first; None where the batch is free."""
+        return {self.input.name: self.input.shape, **{t.name: t.shape for t in self.extra_inputs}}
 
     def output(self, role: Role) -> Output:
         """The output with this role; SpecError if there is none."""

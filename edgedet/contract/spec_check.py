@@ -251,9 +251,16 @@ def _proposal_problem(spec: ModelSpec) -> str:
     p = spec.proposals
     if p is None:
         return ""
+    if p.rows is not None:
+        if not 0 < p.rows <= p.count or p.count % p.rows:
+            return f"its {_short(p.count)} proposals an image are no whole number of runs of {_short(p.rows)}"
+        other = next((o for o in spec.outputs if o.shape[1:2] != (p.rows,)), None)
+        if other is not None:
+            return f"{_short(other.name)} is {_short(other.shape)}, not a row for each of {p.rows} proposals"
     shapes = [t.shape[1:] for t in spec.extra_inputs if t.role == "proposals" and t.dtype == "float32"]
-    if shapes != [(p.count, 4)]:
-        return f"it has {_short(p.count)} proposals an image, but no float32 input of that role and shape"
+    if shapes != [(p.a_run, 4)]:
+        each = "an image" if p.rows is None else "a run"
+        return f"it has {_short(p.a_run)} proposals {each}, but no float32 input of that role and shape"
     if not p.method or len(p.method) > MAX_NAME or _deeper(p.parameters, MAX_DEPTH):
         return "the method of its proposals has no name, or parameters that are too deep"
     return ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -121,7 +122,7 @@ def _centred(boxes: Tensor, window: Tensor) -> Tensor:
 
 
 class DropThin(v2.Transform):  # type: ignore[misc]
-    """Drop the objects of which a crop left less than `least` pixels of width or height."""
+    """Drop objects, and proposals, of which a crop left less than `least` pixels of width or height."""
 
     def __init__(self, least: float) -> None:
         super().__init__()
@@ -129,9 +130,16 @@ class DropThin(v2.Transform):  # type: ignore[misc]
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A sample as `apply` makes it."""
-        boxes = sample["boxes"].as_subclass(Tensor)
-        keep = ((boxes[:, 2:] - boxes[:, :2]) >= self.least).all(dim=1)
-        return sample | {key: _rows(sample[key], keep) for key in PER_OBJECT if key in sample}
+        keep = self._thick(sample["boxes"])
+        kept = {key: _rows(sample[key], keep) for key in PER_OBJECT if key in sample}
+        if "proposals" in sample:
+            kept["proposals"] = _rows(sample["proposals"], self._thick(sample["proposals"]))
+        return sample | kept
+
+    def _thick(self, boxes: Tensor) -> Tensor:
+        """(n,) bool."""
+        sides = boxes.as_subclass(Tensor)[:, 2:] - boxes.as_subclass(Tensor)[:, :2]
+        return (sides >= self.least).all(dim=1)
 
 
 PER_OBJECT = ("boxes", "labels", "ignore", "masks")
@@ -246,15 +254,20 @@ def _start(length: int, window: int) -> int:
     return low + int(torch.randint(high - low + 1, ()))
 
 
-def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
-    """-> image (3, H, W) uint8 RGB and its targets (maps and masks too) in pixels of that image."""
+def apply(transform: v2.Compose, sample: Sample, *, regions: int = 0) -> tuple[Tensor, Targets]:
+    """-> image (3, H, W) uint8 RGB and its targets (maps and masks too) in pixels of that image.
+
+    regions: rows of `Targets.proposals`, where the sample has proposals: the best that are left.
+    """
     height, width = sample.image.shape[:2]
-    boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(np.ascontiguousarray(sample.boxes)), format="XYXY", canvas_size=(height, width)
-    )
+
+    def moving(boxes: npt.NDArray[np.float32]) -> tv_tensors.BoundingBoxes:
+        plain = torch.from_numpy(np.ascontiguousarray(boxes))
+        return tv_tensors.BoundingBoxes(plain, format="XYXY", canvas_size=(height, width))
+
     data: dict[str, Any] = {
         "image": tv_tensors.Image(torch.from_numpy(sample.image).permute(2, 0, 1)),
-        "boxes": boxes,
+        "boxes": moving(sample.boxes),
         "labels": torch.from_numpy(sample.labels),
         "ignore": torch.from_numpy(sample.ignore),
     }
@@ -262,6 +275,8 @@ def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
         data["class_map"] = tv_tensors.Mask(torch.from_numpy(sample.class_map))
     if sample.masks is not None:
         data["masks"] = tv_tensors.Mask(torch.from_numpy(sample.masks.astype(np.uint8)))
+    if sample.proposals is not None:
+        data["proposals"] = moving(sample.proposals)
     out = transform(data)
     return out["image"].as_subclass(Tensor), Targets(
         out["boxes"].as_subclass(Tensor).float(),
@@ -269,4 +284,12 @@ def apply(transform: v2.Compose, sample: Sample) -> tuple[Tensor, Targets]:
         out["ignore"],
         out["class_map"].as_subclass(Tensor) if sample.class_map is not None else None,
         out["masks"].as_subclass(Tensor).bool() if sample.masks is not None else None,
+        _filled(out["proposals"].as_subclass(Tensor), regions) if sample.proposals is not None else None,
     )
+
+
+def _filled(boxes: Tensor, rows: int) -> Tensor:
+    """The first of the boxes (n, 4) as (rows, 4) float32, with rows of zeros where there are fewer."""
+    filled = torch.zeros(rows, 4)
+    filled[: len(boxes)] = boxes[:rows]
+    return filled

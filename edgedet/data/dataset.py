@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError
 from edgedet.contract.image_files import image_size, may_have, read_image
+from edgedet.contract.proposals import Proposer
 from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, MASK_SIZE, NO_LABELS
 from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
 
@@ -134,18 +135,22 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.truths)
 
-    def load(self, index: int, *, masks: bool = False) -> Sample:
-        """Image `index` with its truth; the image is (H, W, 3) uint8 RGB. masks: with its instance masks.
+    def load(self, index: int, *, masks: bool = False, proposer: Proposer | None = None) -> Sample:
+        """Image `index` with its truth; the image is (H, W, 3) uint8 RGB.
+
+        masks: with its instance masks. proposer: with its proposals, of the image as `image` gives it.
 
         Raises:
             ImageError: the image is absent, truncated or of another size than its labels; also noted in
                 `problems`, once. MaskError: as `class_map` raises it.
         """
         truth = self.truths[index]
-        image = np.asarray(cv2.cvtColor(self.image(index), cv2.COLOR_BGR2RGB), np.uint8)
+        read = self.image(index)
+        image = np.asarray(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), np.uint8)
         classes = None if truth.class_map is None else self._class_map(truth.class_map, image.shape[:2])
         planes = self._masks_of(index, image.shape[:2]) if masks else None
-        return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes, planes)
+        regions = proposer(read) if proposer is not None else None
+        return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes, planes, regions)
 
     def _masks_of(self, index: int, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
         """The instance masks, of the image's size; MaskError otherwise."""

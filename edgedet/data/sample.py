@@ -66,8 +66,9 @@ class Truth:
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An image with its truth. image (H, W, 3) uint8 RGB; class_map (H, W) uint8, an index into the data
-    set's classes or `VOID`, None where the data set has none; masks (n, H, W) bool, one for each box, None
-    where they were not asked for; the rest as in `Truth`.
+    set's classes or `VOID`, None where the data set has none; masks (n, H, W) bool, one for each box, and
+    proposals (m, 4) float32 xyxy, where objects may be, best first, both None where they were not asked for;
+    the rest as in `Truth`.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Sample:
     ignore: npt.NDArray[np.bool_]
     class_map: npt.NDArray[np.uint8] | None = None
     masks: npt.NDArray[np.bool_] | None = None
+    proposals: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

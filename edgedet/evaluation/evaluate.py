@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
-from edgedet.contract.proposals import Proposer, RegionInput
+from edgedet.contract.proposals import Proposer, RegionInput, in_runs
 from edgedet.contract.results import Detections, Instances, Result, boxes_of
 from edgedet.contract.spec import ModelSpec, Task, Thresholds
 from edgedet.contract.text import printable
@@ -81,15 +81,19 @@ def engine_under_test(
     batch = np.zeros((spec.input.batch or 1, *spec.input.shape[1:]), spec.input.dtype)
     inputs = {spec.input.name: batch}
     regions = RegionInput(spec, proposer) if spec.proposals else None
-    if regions is not None and spec.proposals is not None:
-        inputs[regions.name] = np.zeros((len(batch), spec.proposals.count, 4), np.float32)
+    count, rows = (spec.proposals.count, spec.proposals.a_run) if spec.proposals else (0, 1)
+    boxes = np.zeros((len(batch), count, 4), np.float32)
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, batch, strict=False)]
-        if regions is not None:
-            for image, transform, row in zip(images, transforms, inputs[regions.name], strict=False):
-                regions(image, transform, row)
-        return postprocess(engine.infer(inputs), transforms)
+        if regions is None:
+            return postprocess(engine.infer(inputs), transforms)
+        for image, transform, row in zip(images, transforms, boxes, strict=False):
+            regions(image, transform, row)
+        boxes[len(images) :] = 0
+        name = regions.name
+        outputs = in_runs(lambda run: engine.infer(inputs | {name: boxes[:, run]}), boxes, rows)
+        return postprocess(outputs, transforms)
 
     return ModelUnderTest(many, spec.classes, len(batch), spec.task)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgedet.contract.postprocess import Tensors, detections, make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
-from edgedet.contract.proposals import Proposer, RegionInput
+from edgedet.contract.proposals import Proposer, RegionInput, in_runs
 from edgedet.contract.results import Result, SegmentationMap
 from edgedet.contract.spec import ModelSpec, Thresholds
 from edgedet.evaluation.evaluate import EVAL_THRESHOLDS, Image, ModelUnderTest
@@ -32,8 +32,9 @@ def torch_under_test(
 ) -> ModelUnderTest:
     """Preprocess -> `model.forward` and `model.decode` -> what `postprocess` gives, up to `batch` at once.
 
-    A model whose spec has `proposals` is called with them as a second argument, (N, P, 4); `proposer` makes
-    them instead of the spec's own (one with a cache).
+    A model whose spec has `proposals` is called with them as a second argument, (N, P, 4), as many at once as
+    `Proposals.rows` says (then of one image); `proposer` makes them instead of the spec's own (one with a
+    cache).
 
     The model must be on `device` and stays there; it runs in eval mode, and its training mode is put
     back after each call.
@@ -41,10 +42,13 @@ def torch_under_test(
     import torch
 
     prepare = Preprocessor(spec.input)
+    if spec.proposals and spec.proposals.rows is not None:
+        batch = 1  # a run is as large as memory should allow
     buffer = np.zeros((batch, 3, spec.input.height, spec.input.width), np.float32)
 
     regions = RegionInput(spec, proposer) if spec.proposals else None
-    boxes_in = np.zeros((batch, spec.proposals.count if spec.proposals else 0, 4), np.float32)
+    count, rows = (spec.proposals.count, spec.proposals.a_run) if spec.proposals else (0, 1)
+    boxes_in = np.zeros((batch, count, 4), np.float32)
 
     def run(name: str, tensors: Tensors) -> Tensors:
         given = {key: torch.from_numpy(value).to(device) for key, value in tensors.items()}
@@ -55,16 +59,21 @@ def torch_under_test(
 
     def many(images: Sequence[Image]) -> list[Result]:
         transforms = [prepare(image, row) for image, row in zip(images, buffer, strict=False)]
-        inputs = [torch.from_numpy(buffer[: len(images)]).to(device, memory_format=torch.channels_last)]
+        pixels = torch.from_numpy(buffer[: len(images)]).to(device, memory_format=torch.channels_last)
+        given = boxes_in[: len(images)]
         if regions is not None:
-            for image, transform, row in zip(images, transforms, boxes_in, strict=False):
+            for image, transform, row in zip(images, transforms, given, strict=False):
                 regions(image, transform, row)
-            inputs.append(torch.from_numpy(boxes_in[: len(images)]).to(device))
+
+        def regions_of(part: slice) -> dict[str, torch.Tensor]:
+            some: dict[str, torch.Tensor] = model(pixels, torch.from_numpy(given[:, part]).to(device))
+            return some
+
         training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                heads = model(*inputs)
+                heads = model(pixels) if regions is None else in_runs(regions_of, given, rows)
                 if stages:
                     return postprocess(
                         {name: t.float().cpu().numpy() for name, t in heads.items()}, transforms

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgedet.contract.errors import UnknownName, UsageError
-from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Thresholds
+from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Tensor, Thresholds
 
 if TYPE_CHECKING:
     from edgedet.models.base import Model
@@ -23,6 +23,9 @@ LITE0_STD = (128 / 255,) * 3
 
 ONE_BOX = Thresholds(score=0.0, max_detections=1, class_agnostic=True)
 """A localizer says one box of one class, however unsure it is."""
+
+ON_ITS_SIDE = Thresholds(score=0.5)
+"""An SVM's score is above 0.5 on the class's side of its plane."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Entry:
     """Whether the class wants to know its training size (option `size`)."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """What an artifact shows by default."""
+    finish: str = ""
+    """What follows the epochs of a training, where gradients do not finish it (`training.after`)."""
 
 
 MODELS: dict[str, Entry] = {
@@ -50,6 +55,15 @@ MODELS: dict[str, Entry] = {
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
     "faster-rcnn": Entry("faster-rcnn", "edgedet.models.faster_rcnn:FasterRcnn", "detection", (320, 320)),
+    "rcnn": Entry(
+        "rcnn",
+        "edgedet.models.rcnn:Rcnn",
+        "detection",
+        (320, 320),
+        thresholds=ON_ITS_SIDE,
+        finish="edgedet.training.rcnn:RcnnStages",
+    ),
+    "fast-rcnn": Entry("fast-rcnn", "edgedet.models.fast_rcnn:FastRcnn", "detection", (320, 320)),
     "mask-rcnn": Entry("mask-rcnn", "edgedet.models.mask_rcnn:MaskRcnn", "instance", (320, 320)),
     "ssd": Entry("ssd", "edgedet.models.ssd:Ssd", "detection", (320, 320), sized=True),
     "localizer": Entry(
@@ -105,6 +119,9 @@ def make_spec(
     e = entry(name)
     height, width = size or e.size
     check_size(name, (height, width), model.stride)
+    proposals = model.proposals()
+    # not called "proposals": that is the head, and a graph has one tensor of a name
+    extra = () if proposals is None else (Tensor("rois", "proposals", (None, proposals.a_run, 4)),)
     spec = ModelSpec(
         model=name,
         task=e.task,
@@ -113,6 +130,8 @@ def make_spec(
         decode=model.decode_spec(),
         classes=classes,
         thresholds=e.thresholds,
+        extra_inputs=extra,
+        proposals=proposals,
         stages=model.stages((height, width)),
     )
     return spec.with_(**changes) if changes else spec

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgedet.contract.spec import Decode, Output, Stage
+from edgedet.contract.spec import Decode, Output, Proposals, Stage
 from edgedet.contract.targets import Targets
 
 
@@ -29,7 +29,11 @@ class Model(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) normalised -> {role: head tensor}, the raw values that leave the network."""
+        """(N, 3, H, W) normalised -> {role: head tensor}, the raw values that leave the network.
+
+        A model with `proposals` takes them as a second argument: (N, P, 4) xyxy in network pixels, rows
+        without one 0, 0, 0, 0.
+        """
 
     @abc.abstractmethod
     def loss(self, heads: Mapping[str, Tensor], targets: Sequence[Targets]) -> dict[str, Tensor]:
@@ -71,6 +75,13 @@ class Model(nn.Module, abc.ABC):
     def rounds_needed(self, images: Tensor) -> int:
         """The least `rounds` with which these images (N, 3, H, W) get the proposals of greedy suppression."""
         return 0
+
+    def proposals(self) -> Proposals | None:
+        """Where the regions come from that `forward` and `training_loss` take beside the images.
+
+        Most models take none. Those that do find them in `Targets.proposals` while they train.
+        """
+        return None
 
     def stages(self, size: tuple[int, int]) -> tuple[Stage, ...]:
         """The graphs that run after NMS, for the spec; their inputs of the first graph by its names.

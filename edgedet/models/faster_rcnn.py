@@ -38,6 +38,7 @@ from edgedet.models.region_heads import (
     Regions,
     RpnHead,
     label_regions,
+    region_outputs,
     rpn_training_loss,
     sample_regions,
 )
@@ -194,13 +195,7 @@ class FasterRcnn(Model):
 
     def outputs(self, size: tuple[int, int]) -> tuple[Output, ...]:
         """A row for each proposal."""
-        p = self.proposing.count
-        return (
-            Output("proposals", "proposals", (None, p, 4)),
-            Output("objectness", "objectness", (None, p)),
-            Output("class_logits", "class_logits", (None, p, self.classes + 1)),
-            Output("deltas", "deltas", (None, p, 4 * self.classes)),
-        )
+        return region_outputs(self.proposing.count, self.classes)
 
     def decode_spec(self) -> Decode:
         """`edgedet.contract.decode.regions`."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.contract.boxes import area, encode_deltas
+from edgedet.contract.errors import DataError
+from edgedet.contract.spec import Output
 from edgedet.contract.targets import Targets
 from edgedet.models.detection_loss import region_loss, rpn_loss
 from edgedet.models.matching import BACKGROUND, IGNORED, match
@@ -74,6 +76,16 @@ class BoxHead(nn.Module):
         return self.class_logits(x).reshape(n, count, -1), self.deltas(x).reshape(n, count, -1)
 
 
+def region_outputs(count: int, classes: int) -> tuple[Output, ...]:
+    """What `contract.decode.regions` reads, of `count` regions of an image, for the spec."""
+    return (
+        Output("proposals", "proposals", (None, count, 4)),
+        Output("objectness", "objectness", (None, count)),
+        Output("class_logits", "class_logits", (None, count, classes + 1)),
+        Output("deltas", "deltas", (None, count, 4 * classes)),
+    )
+
+
 def _calm(module: nn.Module, std: float) -> None:
     """Start from small weights, as the papers do."""
     for layer in module.modules():
@@ -132,6 +144,22 @@ class Regions:
         some = labels > 0
         wanted[some] = encode_deltas(truth[some], boxes[some], VARIANCES)
         return region_loss(class_logits[used], deltas[used], labels, wanted)
+
+
+def proposals_of(targets: Sequence[Targets], like: Tensor) -> Tensor:
+    """(N, P, 4) xyxy in network pixels: `Targets.proposals`, on the device of `like`.
+
+    Raises:
+        DataError: a target without.
+    """
+    rows = [torch.as_tensor(t.proposals) for t in targets if t.proposals is not None]
+    if len(rows) < len(targets):
+        raise DataError(
+            f"{len(targets) - len(rows)} of {len(targets)} images come without proposals, from which this"
+            " model learns.",
+            hint="Load them with a proposer: `edgedet.training.batches.Samples(proposer=...)`.",
+        )
+    return torch.stack(rows).to(like.device, torch.float32)
 
 
 @torch.no_grad()

@@ -50,8 +50,8 @@ def roi_align(
         found: Tensor = ops.roi_align(features, _rows(boxes), bins, scale, samples, aligned=True)
         found = found.reshape(n, count, channels, bins, bins)
         return found if weight is None else found * weight[..., None, None, None]
-    across = _bilinear(boxes[..., 0] * scale, boxes[..., 2] * scale, width, bins, samples)
-    down = _bilinear(boxes[..., 1] * scale, boxes[..., 3] * scale, height, bins, samples)
+    across = bilinear(boxes[..., 0] * scale, boxes[..., 2] * scale, width, bins, samples)
+    down = bilinear(boxes[..., 1] * scale, boxes[..., 3] * scale, height, bins, samples)
     if weight is not None:
         down = down * weight[..., None, None]
     # (N, P bins, H) @ (N, H, W C)
@@ -62,7 +62,7 @@ def roi_align(
     return (across[:, :, None] @ rows).permute(0, 1, 4, 2, 3)  # (N, P, 1, bins, W) @ (N, P, bins, W, C)
 
 
-def _bilinear(low: Tensor, high: Tensor, cells: int, bins: int, samples: int) -> Tensor:
+def bilinear(low: Tensor, high: Tensor, cells: int, bins: int, samples: int) -> Tensor:
     """(N, P) from and to, in cells -> (N, P, bins, cells): how much of each cell is in each bin."""
     steps = torch.arange(bins * samples, dtype=low.dtype, device=low.device)
     share = (steps + 0.5) / (bins * samples)
@@ -138,7 +138,8 @@ def roi_max_pool(
                 shape=(n * count, channels, bins, bins),
             )
         else:
-            pooled = ops.roi_pool(features, _rows(boxes), bins, scale)
+            # features of less precision (autocast) pass unchanged; coordinates must not lose any
+            pooled = ops.roi_pool(features.to(boxes.dtype), _rows(boxes), bins, scale)
         return pooled.reshape(n, count, channels, bins, bins)
 
     first_row, last_row, rows = _windows(boxes[..., 1] * scale, boxes[..., 3] * scale, height, bins)

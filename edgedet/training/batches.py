@@ -30,6 +30,7 @@ from edgedet.contract.errors import (
     MaskError,
     TrainingError,
 )
+from edgedet.contract.proposals import Proposer
 from edgedet.contract.targets import Targets
 from edgedet.data import Dataset as Source
 from edgedet.data.augment import apply
@@ -38,6 +39,9 @@ from edgedet.training.signals import leave_signals_to_the_parent
 
 STALLED_S = 120.0
 """No batch for so long: the loader processes are taken for stuck."""
+
+PROPOSING_S = 10.0
+"""An image may take so much longer whose regions are proposed too: the first time, on a busy machine."""
 
 Batch = tuple[Tensor, list[Targets], list[Problem]]
 """images (N, 3, H, W) uint8 RGB, targets, and the problems of samples that had to be replaced."""
@@ -56,6 +60,7 @@ class Samples(Dataset[Any]):
     Args:
         mild: takes the place of `transform` from the epoch `mild_from` on, counted from 0.
         masks: instance masks too.
+        proposer: of regions, for models that take them; regions: as many of an image.
     """
 
     def __init__(
@@ -67,10 +72,13 @@ class Samples(Dataset[Any]):
         mild: v2.Compose | None = None,
         mild_from: int = 0,
         masks: bool = False,
+        proposer: Proposer | None = None,
+        regions: int = 0,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.mild, self.mild_from = mild, mild_from
         self.masks = masks
+        self.proposer, self.regions = proposer, regions
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Item] | EdgedetError:
         """The samples of one batch, or the error: raised in a loader process, it would become a traceback."""
@@ -86,7 +94,7 @@ class Samples(Dataset[Any]):
         known = len(self.source.problems)
         sample = self._readable(index)
         torch.manual_seed(mixed(self.seed, epoch, index))
-        image, targets = apply(self.transform_in(epoch), sample)
+        image, targets = apply(self.transform_in(epoch), sample, regions=self.regions)
         return image, targets, self.source.problems.items[known:]
 
     def transform_in(self, epoch: int) -> v2.Compose:
@@ -97,7 +105,8 @@ class Samples(Dataset[Any]):
         first = ""
         for step in range(len(self.source)):
             try:
-                return self.source.load((index + step) % len(self.source), masks=self.masks)
+                at = (index + step) % len(self.source)
+                return self.source.load(at, masks=self.masks, proposer=self.proposer)
             except (ImageError, MaskError) as e:
                 first = first or e.message
         raise EmptyDataset(f"No image of {self.source.name} can be used; the first error: {first}")
@@ -137,12 +146,13 @@ class Loader:
 
     Raises:
         TrainingError: the processes cannot be started. EmptyDataset: no sample can be used.
-        RuntimeError: a process died, or gives nothing for `STALLED_S`; `failures.named` has a name for it.
+        RuntimeError: a process died, or gives nothing for too long; `failures.named` has a name for it.
     """
 
     def __init__(self, samples: Samples, order: Order, workers: int) -> None:
         self.samples, self.workers = samples, workers
         self._processes: set[multiprocessing.process.BaseProcess] = set()
+        patience = STALLED_S + (PROPOSING_S * order.batch if samples.proposer is not None else 0)
         self._batches: DataLoader[Packed] = DataLoader(
             samples,
             batch_sampler=order,
@@ -150,7 +160,7 @@ class Loader:
             collate_fn=pack,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            timeout=STALLED_S if workers else 0,
+            timeout=patience if workers else 0,
             worker_init_fn=_start if workers else None,
         )
 
@@ -200,8 +210,8 @@ def pack(items: list[Item] | EdgedetError) -> Packed:
 def converted(targets: Targets, convert: Callable[[Any], Any]) -> Targets:
     """The targets with each array converted."""
     boxes, labels, ignore = (convert(a) for a in (targets.boxes, targets.labels, targets.ignore))
-    planes = (None if a is None else convert(a) for a in (targets.class_map, targets.masks))
-    return Targets(boxes, labels, ignore, *planes)
+    some = (targets.class_map, targets.masks, targets.proposals)
+    return Targets(boxes, labels, ignore, *(None if a is None else convert(a) for a in some))
 
 
 def _start(worker: int) -> None:

@@ -10,13 +10,13 @@ process with the same number of threads, takes the same steps to the same bits a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,12 +24,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.proposals import cached
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
 from edgedet.evaluation.evaluate import Image
 from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
+from edgedet.training.after import after, follow
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.failures import named
@@ -67,6 +69,7 @@ class Trainer:
         state_every: optimiser steps between state files (an epoch's end always writes one).
         eval_every: epochs between validations. eval_limit: images of `val` per validation (None = all).
         stop: asked after each step whether a signal wants the run to end.
+        proposals_cache: folder for the proposals of models that take them; by default in the run's own.
 
     Raises:
         DataError: data of another task. EmptyDataset: nothing to learn from. TrainingError: a batch that
@@ -88,6 +91,7 @@ class Trainer:
     eval_limit: int | None = None
     progress: Progress = field(default_factory=Progress)
     stop: StopRequest = field(default_factory=StopRequest)
+    proposals_cache: Path | None = None
 
     def __post_init__(self) -> None:
         device = self.processes.device
@@ -130,7 +134,8 @@ class Trainer:
                 f"fewer than one batch of {self.recipe.batch}.",
                 hint="Use a smaller --batch.",
             )
-        if self.recipe.patience and self.val is None:
+        self.after = after(self)
+        if self.recipe.patience and (self.val is None or self.after is not None):
             raise UsageError(
                 f"--patience {self.recipe.patience} waits for a better validation, and there is none.",
                 hint="Leave it out, or validate (--val-split).",
@@ -140,6 +145,7 @@ class Trainer:
                 f"A batch of {self.recipe.batch} images is too small for {self.processes.world} processes.",
                 hint="Use a larger --batch, or fewer processes.",
             )
+        self.proposer = cached(self.spec.proposals, self.proposals_cache or self.folder.proposals)
         samples = Samples(
             self.train,
             seen,
@@ -147,6 +153,8 @@ class Trainer:
             mild=mild,
             mild_from=self.recipe.epochs - self.recipe.mild_epochs,
             masks=self.task.instances,
+            proposer=self.proposer,
+            regions=self.spec.proposals.count if self.spec.proposals else 0,
         )
         self.batches = Loader(samples, self.order, self.workers)
         self.normalise = Normalise(self.spec, device)
@@ -171,6 +179,8 @@ class Trainer:
                 while self.progress.epoch < self.recipe.epochs and not self.progress.finished:
                     yield from self._epoch(wrapped)
                     yield from self._end_epoch()
+                if not self.progress.finished:
+                    yield from self._finish()
             except Stopped:
                 if self.progress.step:
                     self._save_state()
@@ -184,13 +194,29 @@ class Trainer:
         done = self.progress.epoch + 1
         last = done == self.recipe.epochs
         event = None
-        if self.val is None:
+        if self.after is not None:
+            pass  # nothing is to be measured, or saved, before all of it is done
+        elif self.val is None:
             self._save_best(None)
         elif last or done % self.eval_every == 0:
-            event = self._validate()
-        self.progress.finished = last or self._stalled()
+            event = self._validate(self.progress.epoch)
+        self.progress.finished = self.after is None and (last or self._stalled())
         self.progress.epoch, self.progress.batch = done, 0
         self._save_state()
+        if event is not None:
+            yield event
+
+    def _finish(self) -> Iterator[dict[str, Any]]:
+        """What follows the epochs; then the only validation."""
+        assert self.after is not None
+        yield from follow(self, self.after)
+        event = None if self.val is None else self._validate(self.progress.epoch - 1)
+        if event is None:
+            self._save_best(None)
+        self.progress.finished = True
+        self._save_state()
+        if self.processes.main:
+            self.after.clean()
         if event is not None:
             yield event
 
@@ -212,7 +238,7 @@ class Trainer:
                 self.folder.log_step(event)
             if self.progress.step % self.state_every == 0:
                 self._save_state()
-            self._agree()
+            self.agree()
             yield event | {"problems": self.train.problems.items[known:]}
         self.order.start = 0
 
@@ -221,7 +247,7 @@ class Trainer:
         with self.stop.interrupting(self.processes.world == 1):
             return next(batches, None)
 
-    def _agree(self, done: bool = False) -> bool:
+    def agree(self, done: bool = False) -> bool:
         """Tell the other processes of a signal, or that the main one is done; whether it is.
 
         Raises:
@@ -280,15 +306,17 @@ class Trainer:
                 hint=_CALMER,
             )
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self, epoch: int) -> dict[str, Any]:
         """The score of the averaged weights, on the main process; every process learns the result.
+
+        epoch: after which they are measured.
 
         A validation with nothing to measure has the score None. While there was no other, the weights kept
         as the best are the last ones.
         """
         metrics, reason = self._measure()
         score = self.processes.broadcast(self.task.value(metrics) if metrics is not None else None)
-        best, epoch = self.progress.best, self.progress.epoch
+        best = self.progress.best
         if score is not None and (best is None or score > best):
             self._save_best(metrics)
             self.progress.best, self.progress.best_epoch = score, epoch
@@ -306,13 +334,15 @@ class Trainer:
         """On the main process: what was found (None: nothing), and why there may be no score."""
         assert self.val is not None
         if not self.processes.main:
-            while not self._agree():
+            while not self.agree():
                 pass
             return None, ""
-        model = torch_under_test(self.average, self.spec, device=self.processes.device)
+        model = torch_under_test(
+            self.average, self.spec, device=self.processes.device, proposer=self.proposer
+        )
 
         def many(images: Sequence[Image]) -> Sequence[Result]:
-            self._agree()  # the others wait: they learn that this process is alive, or that it was stopped
+            self.agree()  # the others wait: they learn that this process is alive, or that it was stopped
             return model.many(images)
 
         reason = f"{self.val.name} has no object of the model's classes in the images that were looked at"
@@ -322,7 +352,7 @@ class Trainer:
             metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
         except EmptyDataset as e:
             reason = e.message
-        self._agree(done=True)
+        self.agree(done=True)
         return metrics, reason
 
     def _stalled(self) -> bool:
@@ -350,7 +380,7 @@ class Trainer:
         """What the folder needs on disk: state and weights, each beside the one it replaces."""
         weights: int = sum(t.nbytes for t in self.model.state_dict().values())
         moments: int = sum(2 * p.nbytes for p in self.model.parameters() if p.requires_grad)
-        return 2 * (3 * weights + moments)
+        return 2 * (3 * weights + moments) + (self.after.file_bytes() if self.after is not None else 0)
 
     def _distributed(self) -> nn.Module:
         step = TrainingLoss(self.model)
@@ -362,14 +392,3 @@ class Trainer:
 def objects(data: Dataset) -> int:
     """Boxes that can be learned from."""
     return sum(int((~t.ignore).sum()) for t in data.truths)
-
-
-@contextlib.contextmanager
-def deterministic(seed: int) -> Iterator[None]:
-    """Seeds for building a model, and deterministic algorithms where there is a choice."""
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)

@@ -62,6 +62,10 @@ RECIPES: dict[str, Recipe] = {
     "localizer": Recipe(epochs=40),
     # the pyramid's stride 8 finds the small fifth of VOC's objects, which the plain levels miss
     "ssd": Recipe(epochs=30, mild_epochs=4, model={"neck": "fpn"}),
+    # 8 crops of an image in each step; what follows the epochs costs as much again
+    "rcnn": Recipe(mild_epochs=3),
+    # regions come from Selective Search, whatever is learned: what they show is settled in 14 epochs
+    "fast-rcnn": Recipe(mild_epochs=3),
     # a step costs twice YOLO's; its regions are found early, 16 epochs settle their classes
     "faster-rcnn": Recipe(epochs=16, mild_epochs=3, model={"neck": "fpn"}),
     # from faster-rcnn's weights (--weights), on Penn-Fudan's 120 images: the mask head is fresh

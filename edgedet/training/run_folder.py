@@ -6,6 +6,8 @@ best.safetensors    the averaged weights of the best validation, with their spec
 steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped)
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
+stages/             what the stages after the epochs have done (R-CNN), until the run is finished
+proposals/          regions proposed in the images, of a model that looks at such; found again by their pixels
 .lock               locked while a training is at work here
 """
 
@@ -35,6 +37,8 @@ class RunFolder:
         self.path = path
         self.state = path / "state.safetensors"
         self.best = path / "best.safetensors"
+        self.stages = path / "stages"
+        self.proposals = path / "proposals"
         self._settings = path / "run.json"
         self._steps, self._epochs = path / "steps.jsonl", path / "epochs.jsonl"
         self._pending: list[str] = []

@@ -36,6 +36,8 @@ def before(trainer: Trainer, weights: Path | None, fresh: list[str]) -> list[tup
             rows.append(("", f"not in it, or of another shape: {shortened(fresh)}"))
     shared = f", {processes.world} processes" if processes.world > 1 else ""
     rows.append(("steps", f"{recipe.epochs} epochs x {len(trainer.order)} steps of {recipe.batch} images"))
+    if trainer.after is not None:
+        rows += trainer.after.describe()
     if processes.device.type == "cuda":
         device = f"cuda, {torch.cuda.get_device_name(processes.device)}"
     else:

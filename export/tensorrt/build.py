@@ -51,17 +51,25 @@ def build(
         raise TargetError(f"{trt.__name__} cannot take {error.node_name()!r}: {error.desc()}.")
     batch = f"{BATCHES[0]}-{BATCHES[2]}"
     build_facts = {**facts, "library": trt.__name__, "version": trt.__version__, "batch": batch}
-    network.name = spec.with_(build=build_facts).to_json()
+    # of an artifact of several plans the first one carries the spec
+    network.name = spec.with_(build=build_facts).to_json() if isinstance(spec, ModelSpec) else spec.model
     config = builder.create_builder_config()
     configure(config)
     profile = builder.create_optimization_profile()
-    profile.set_shape(spec.input.name, *[(n, 3, *spec.input.size) for n in BATCHES])
+    for name, shapes in batch_shapes(spec).items():
+        profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         reason = next(iter(log.errors), "no reason given")
         raise TargetError(f"{trt.__name__} cannot build this network: {reason}.")
     return bytes(serialized)
+
+
+def batch_shapes(spec: ModelSpec) -> dict[str, list[tuple[int, ...]]]:
+    """{input: its shape with the smallest, best and largest batch}. Only the batch is free."""
+    free = {name: tuple(n or 1 for n in shape[1:]) for name, shape in spec.input_shapes.items()}
+    return {name: [(n, *shape) for n in BATCHES] for name, shape in free.items()}
 
 
 def _log(trt: Any) -> Any:

@@ -11,12 +11,16 @@ import importlib.util
 import onnx
 
 from edgedet.contract.spec import ModelSpec
-from edgedet.export.tensorrt.build import BATCHES, build
+from edgedet.export.tensorrt.build import BATCHES, batch_shapes, build
 
 
 def trtexec(spec: ModelSpec, graph: str, plan: str) -> str:
     """The command that builds the plan on the device."""
-    sizes = [f"{spec.input.name}:{n}x3x{spec.input.height}x{spec.input.width}" for n in BATCHES]
+    # input:1x3x320x320,proposals:1x500x4 for each batch
+    sizes = [
+        ",".join(f"{name}:{'x'.join(map(str, shapes[i]))}" for name, shapes in batch_shapes(spec).items())
+        for i in range(len(BATCHES))
+    ]
     shapes = " ".join(f"--{k}Shapes={s}" for k, s in zip(("min", "opt", "max"), sizes, strict=True))
     return f"trtexec --onnx={graph} --stronglyTyped {shapes} --saveEngine={plan}"
 

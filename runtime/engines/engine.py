@@ -198,6 +198,11 @@ class StageSpec:
     extra_inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
+    @property
+    def input_shapes(self) -> dict[str, Shape]:
+        """As `ModelSpec.input_shapes`."""
+        return {self.input.name: self.input.shape, **{t.name: t.shape for t in self.extra_inputs}}
+
 
 def stage_spec(spec: ModelSpec, stage: Stage) -> ModelSpec:
     """The tensors of a stage, for the functions that open an engine."""

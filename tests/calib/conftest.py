@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgedet.calib.observe import Feed
+
 SIZE = 24
 
 
@@ -73,6 +75,6 @@ def core() -> onnx.ModelProto:
 
 
 @pytest.fixture
-def images() -> list[np.ndarray]:
+def images() -> list[Feed]:
     rng = np.random.default_rng(1)
-    return [rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(12)]
+    return [{"images": rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32)} for _ in range(12)]

@@ -38,7 +38,7 @@ def graphs():
 @pytest.fixture(scope="module")
 def noise():
     rng = np.random.default_rng(1)
-    return [rng.normal(0, 1, (1, 3, *SIZE)).astype(np.float32) for _ in range(4)]
+    return [{"images": rng.normal(0, 1, (1, 3, *SIZE)).astype(np.float32)} for _ in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ def test_engines_compute_what_is_written(graphs, scales, noise, target, tmp_path
     graph = quantise(graphs.core, scales, PLACEMENTS[target]).graph
     path = tmp_path / "two-stage.onnx"
     path.write_bytes(with_spec(graph, graphs.spec.with_(precision="int8")).SerializeToString())
-    float_heads = cpu_session(graphs.core).run(None, {"images": noise[0]})
+    float_heads = cpu_session(graphs.core).run(None, noise[0])
     with (
         open_engine(path, engine="onnxruntime", precision="exact") as exact,
         open_engine(path, engine=target) as engine,
     ):
-        want, got = exact.infer({"images": noise[0]}), engine.infer({"images": noise[0]})
+        want, got = exact.infer(noise[0]), engine.infer(noise[0])
     same = matching(want["proposals"][0], got["proposals"][0])
     # one step of an objectness reorders proposals of random weights: not all rows are the same boxes
     assert len(same) >= 5

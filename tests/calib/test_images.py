@@ -9,10 +9,18 @@ import pytest
 from edgedet.calib.images import CalibrationSet
 from edgedet.contract.errors import EmptyDataset
 from edgedet.contract.preprocess import preprocess
-from edgedet.contract.spec import Input
+from edgedet.contract.proposals import RegionInput
+from edgedet.contract.spec import Decode, Input, ModelSpec, Proposals, Tensor
 from edgedet.data import open_dataset
 
-SPEC = Input("images", 32, 48, (0.5,) * 3, (0.25,) * 3, resize="letterbox")
+SPEC = ModelSpec(
+    "yolo",
+    "detection",
+    Input("images", 32, 48, (0.5,) * 3, (0.25,) * 3, resize="letterbox"),
+    (Tensor("boxes", "boxes", (None, 9, 4)), Tensor("scores", "scores", (None, 9, 1))),
+    Decode("dense"),
+    ("thing",),
+)
 
 
 @pytest.fixture
@@ -25,11 +33,38 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_come_as_in_deployment(folder):
     dataset = open_dataset(f"folder:{folder}")
-    found = [x.copy() for x in CalibrationSet(dataset, SPEC)]
+    found = list(CalibrationSet(dataset, SPEC))
     assert len(found) == 10
     for i, x in enumerate(found):
-        want, _ = preprocess(dataset.image(i), SPEC)
-        np.testing.assert_array_equal(x, want)
+        want, _ = preprocess(dataset.image(i), SPEC.input)
+        assert [*x] == ["images"]
+        np.testing.assert_array_equal(x["images"], want)
+
+
+def test_proposals_come_as_in_deployment(folder):
+    dataset = open_dataset(f"folder:{folder}")
+    spec = SPEC.with_(
+        extra_inputs=(Tensor("rois", "proposals", (None, 7, 4)),),
+        proposals=Proposals("selective_search", 7, {"most": 5}),
+    )
+    region_input = RegionInput(spec)
+    found = list(CalibrationSet(dataset, spec))
+    for i, feed in enumerate(found):
+        image = dataset.image(i)
+        pixels, transform = preprocess(image, spec.input)
+        want = np.ones((7, 4), np.float32)
+        assert region_input(image, transform, want) == 5
+        np.testing.assert_array_equal(feed["images"], pixels)
+        np.testing.assert_array_equal(feed["rois"], want[None])
+
+    class Nothing:
+        def __call__(self, image):
+            return np.zeros((0, 4), np.float32)
+
+        def identity(self):
+            return "nothing"
+
+    assert not any(feed["rois"].any() for feed in CalibrationSet(dataset, spec, proposer=Nothing()))
 
 
 def test_a_truncated_image_is_counted_and_skipped(folder):

@@ -41,7 +41,7 @@ def test_ranges_are_those_of_the_tensors(core, images):
     whole.CopyFrom(core)
     whole.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
     session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=["CPUExecutionProvider"])
-    values = session.run(names, {"images": np.concatenate(images)})
+    values = session.run(names, {"images": np.concatenate([i["images"] for i in images])})
     for name, value in zip(names, values, strict=True):
         low, high = scales.ranges[name]
         assert low == pytest.approx(min(0, float(value.min())), rel=1e-4, abs=1e-6), name
@@ -50,7 +50,7 @@ def test_ranges_are_those_of_the_tensors(core, images):
 
 def test_settled_where_nothing_new_comes(core, images):
     # the fourth image holds the largest values, later ones change nothing
-    order = [0.5 * i for i in images[:3]] + [images[3]] * 17
+    order = [{"images": 0.5 * i["images"]} for i in images[:3]] + [images[3]] * 17
     scales = observe(core, iter(order), total=20, data=lambda: "", method="minmax")
     assert scales.settled == 4
 
@@ -60,7 +60,7 @@ def test_memory_does_not_grow_with_the_images(core):
 
     def peak(n: int) -> int:
         rng = np.random.default_rng(0)
-        stream = (rng.uniform(-1, 1, (1, 3, 24, 24)).astype(np.float32) for _ in range(n))
+        stream = ({"images": rng.uniform(-1, 1, (1, 3, 24, 24)).astype(np.float32)} for _ in range(n))
         tracemalloc.start()
         observe(core, stream, total=n, data=lambda: "")
         high = tracemalloc.get_traced_memory()[1]

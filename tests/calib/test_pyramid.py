@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedet.calib import PLACEMENTS, observe, quantisable, quantise
-from edgedet.calib.observe import cpu_session
+from edgedet.calib.observe import Feed, cpu_session
 from edgedet.calib.sensitivity import signal_to_noise
 from edgedet.export.graph import Graphs
 from edgedet.export.passes.half import to_half
@@ -73,9 +73,9 @@ def pyramid() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def noise() -> list[np.ndarray]:
+def noise() -> list[Feed]:
     rng = np.random.default_rng(1)
-    return [rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(6)]
+    return [{"images": rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32)} for _ in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +116,8 @@ def test_both_engines_compute_what_is_written(pyramid, scales, noise, target):
     model.reshape({"images": [1, 3, SIZE, SIZE]})
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for image in noise[:3]:
-        want = exact.run(None, {"images": image})
-        for got in (fused.run(None, {"images": image}), list(compiled({0: image}).values())):
+        want = exact.run(None, image)
+        for got in (fused.run(None, image), list(compiled(image).values())):
             for a, b in zip(want, got, strict=True):
                 # values on the edge of a step may round to either side
                 assert np.abs(a - b).mean() < 0.03 * np.abs(a).mean()
@@ -133,10 +133,10 @@ def test_decode_and_float16_take_such_a_graph(pyramid, scales, noise):
     decode = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     spec = SimpleNamespace(outputs=[SimpleNamespace(name=h) for h in HEADS])
     quantised = quantise(pyramid, scales, PLACEMENTS["tensorrt"]).graph
-    want = cpu_session(quantised, exact=True).run(None, {"images": noise[0]})
+    want = cpu_session(quantised, exact=True).run(None, noise[0])
     decoded = Graphs(spec, pyramid, decode).decoded(quantised)
-    for a, b in zip(want, cpu_session(decoded, exact=True).run(None, {"images": noise[0]}), strict=True):
+    for a, b in zip(want, cpu_session(decoded, exact=True).run(None, noise[0]), strict=True):
         np.testing.assert_array_equal(-a, b)
-    half = cpu_session(to_half(quantised), exact=True).run(None, {"images": noise[0]})
+    half = cpu_session(to_half(quantised), exact=True).run(None, noise[0])
     for a, b in zip(want, half, strict=True):
         assert np.abs(a - b).mean() < 0.05 * np.abs(a).mean()

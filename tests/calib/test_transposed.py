@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedet.calib import PLACEMENTS, observe, quantisable, quantise
+from edgedet.calib.observe import Feed
 from edgedet.calib.sensitivity import rank, signal_to_noise
 from edgedet.contract.errors import CalibrationError
 
@@ -67,9 +68,9 @@ def decoder() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def noise() -> list[np.ndarray]:
+def noise() -> list[Feed]:
     rng = np.random.default_rng(1)
-    return [rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32) for _ in range(6)]
+    return [{"images": rng.uniform(-1, 1, (1, 3, SIZE, SIZE)).astype(np.float32)} for _ in range(6)]
 
 
 @pytest.fixture(scope="module")

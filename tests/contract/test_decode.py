@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from edgedet.contract.boxes import sigmoid
-from edgedet.contract.decode import DECODERS, anchors, class_map, yolo
+from edgedet.contract.decode import DECODERS, anchors, class_map, regions, yolo
 
 
 def logit(p: float) -> float:
@@ -138,3 +141,20 @@ def test_numpy_and_torch_give_the_same_classes(size: tuple[int, int]) -> None:
     theirs = class_map({"class_logits": torch.from_numpy(logits)}, size)
     assert ours.shape == (2, *size)
     assert (ours == theirs.numpy()).mean() > 0.999  # two logits may be as good as equal
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+def test_regions_that_svms_looked_at(convert: Callable[[np.ndarray], Any]) -> None:
+    """A margin of 0 is a score of 0.5, whatever other classes have; a row without a region has none."""
+    heads = {
+        "proposals": np.array([[[10, 20, 30, 60], [0, 0, 0, 0]]], np.float32),
+        "objectness": np.array([[1, 0]], np.float32),
+        "margins": np.array([[[0, logit(0.9)], [9, 9]]], np.float32),
+        "deltas": np.array([[[0, 0, 0, 0, 0.5, -0.25, np.log(2), 0], [0] * 8]], np.float32),
+    }
+    boxes, scores = regions({k: convert(v) for k, v in heads.items()}, (64, 64))
+    np.testing.assert_allclose(scores, [[[0.5, 0.9], [0, 0]]], atol=1e-6)
+    # the second class's box: centre (20, 40) moved by half a width and a quarter height, twice as wide
+    np.testing.assert_allclose(boxes[0, 0], [[10, 20, 30, 60], [10, 10, 50, 50]], atol=1e-4)
+    with pytest.raises(ValueError, match=r"expected \(N, P, 4\), \(N, P, K\)"):
+        regions({k: convert(v[:, :, :4] if k == "deltas" else v) for k, v in heads.items()}, (64, 64))

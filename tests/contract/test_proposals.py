@@ -11,7 +11,14 @@ import pytest
 
 from edgedet.contract.errors import ImageError, SpecError, UnknownName
 from edgedet.contract.preprocess import place
-from edgedet.contract.proposals import CachedProposer, RegionInput, SelectiveSearch, make_proposer
+from edgedet.contract.proposals import (
+    CachedProposer,
+    RegionInput,
+    SelectiveSearch,
+    in_runs,
+    make_proposer,
+    runs,
+)
 from edgedet.contract.spec import Decode, Input, ModelSpec, Proposals, Tensor
 
 GREY = np.full((90, 120, 3), 90, np.uint8)
@@ -201,3 +208,36 @@ def test_proposals_that_do_not_fit_their_input_are_refused() -> None:
         SPEC.with_(extra_inputs=())
     with pytest.raises(SpecError, match=r"spec\.proposals"):
         ModelSpec.from_json(SPEC.to_json().replace('"count":3', '"count":"3"'))
+
+
+def test_a_graph_that_takes_few_at_once_runs_as_often_as_there_are_boxes() -> None:
+    boxes = np.zeros((2, 12, 4), np.float32)
+    assert runs(boxes, 4) == [slice(0, 4)]  # none at all: a run all the same, for its outputs
+    boxes[0, :3] = boxes[1, :5] = [1, 1, 9, 9]
+    assert runs(boxes, 4) == [slice(0, 4), slice(4, 8)]
+    assert runs(boxes[:1], 4) == [slice(0, 4)]
+    boxes[1, 11] = [1, 1, 9, 9]
+    assert runs(boxes, 4) == [slice(0, 4), slice(4, 8), slice(8, 12)]
+
+
+def test_what_runs_give_stands_one_behind_the_other() -> None:
+    boxes = np.zeros((1, 6, 4), np.float32)
+    boxes[0, :3, 2:] = [[1, 1], [2, 2], [3, 3]]
+    found = in_runs(lambda run: {"side": boxes[:, run, 2], "twice": 2 * boxes[:, run]}, boxes, 2)
+    np.testing.assert_array_equal(found["side"], [[1, 2, 3, 0]])
+    assert found["twice"].shape == (1, 4, 4)
+
+
+def test_the_spec_of_a_graph_that_runs_several_times() -> None:
+    assert SPEC.proposals is not None
+    six = SPEC.with_(proposals=replace(SPEC.proposals, count=6, rows=3))
+    assert ModelSpec.from_json(six.to_json()) == six
+    assert six.proposals is not None and six.proposals.a_run == 3
+    for wrong, message in (
+        (replace(SPEC.proposals, count=7, rows=3), "7 proposals an image are no whole number of runs of 3"),
+        (replace(SPEC.proposals, count=3, rows=6), "no whole number of runs"),
+        (replace(SPEC.proposals, count=3, rows=0), "no whole number of runs"),
+        (replace(SPEC.proposals, count=2, rows=1), "not a row for each of 1 proposals"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            SPEC.with_(proposals=wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,35 @@ def test_stretching_moves_boxes_with_their_pixels(size: tuple[int, int]) -> None
             errors.append(left.sum() - (int((x1 + x2) / 2) - x1))
     assert np.abs(errors).max() < 0.6  # smoothing at an edge of one and a half pixels
     assert np.abs(np.mean(errors)) < 0.05
+
+
+@pytest.mark.parametrize("mild", [False, True])
+def test_proposals_move_as_objects_do(mild: bool) -> None:
+    """Those that a crop leaves come first, in their order; the other rows are zeros."""
+    transform, lost = detection_transform((240, 360), train=True, fill=(GREY,) * 3, mild=mild), 0
+    for seed in range(60):
+        plain = painted(seed)
+        torch.manual_seed(seed)
+        image, _ = apply(transform, plain)
+        torch.manual_seed(seed)
+        same, targets = apply(transform, replace(plain, proposals=plain.boxes[::-1].copy()), regions=5)
+        assert torch.equal(image, same)  # proposals change nothing else
+        assert targets.proposals is not None
+        left = len(targets.boxes)
+        lost += left < 3
+        assert torch.equal(targets.proposals[:left], targets.boxes.flip(0))
+        assert targets.proposals.shape == (5, 4)
+        assert not targets.proposals[left:].any()
+    assert mild or lost > 5
+
+
+def test_the_best_proposals_are_taken_and_there_may_be_none() -> None:
+    transform = detection_transform((120, 180), train=False, fill=(GREY,) * 3)
+    boxes = painted(0).boxes
+    for proposals, expected in ((boxes, boxes[:2]), (boxes[:0], np.zeros((2, 4)))):
+        _, targets = apply(transform, replace(painted(0), proposals=proposals), regions=2)
+        np.testing.assert_allclose(targets.proposals, expected)
+    assert apply(transform, painted(0), regions=2)[1].proposals is None
 
 
 @pytest.mark.parametrize("mild", [False, True])

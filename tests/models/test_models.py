@@ -39,6 +39,7 @@ def targets(name: str) -> list[Targets]:
     if entry(name).task == "localisation":
         box, label, known = torch.tensor([[10.0, 20.0, 60.0, 90.0]]), torch.tensor([2]), torch.tensor([False])
         return [Targets(box, label, known), Targets(box[:0], label[:0], known[:0])]
+    first, second = regions(40, SIZE)
     boxes = torch.tensor([[10.0, 20.0, 60.0, 90.0], [40.0, 30.0, 120.0, 110.0]])
     halves = torch.full(SIZE, 255, dtype=torch.uint8)
     halves[8:-8, 8:64], halves[8:-8, 64:-8] = 0, 2
@@ -46,8 +47,8 @@ def targets(name: str) -> list[Targets]:
     masks[0, 20:90, 10:60] = masks[1, 30:110, 40:120] = True
     nothing, one = torch.zeros(0, dtype=torch.int64), torch.ones(SIZE, dtype=torch.uint8)
     return [
-        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves, masks),
-        Targets(torch.zeros(0, 4), nothing, nothing.bool(), one, masks[:0]),
+        Targets(boxes, torch.tensor([0, 2]), torch.tensor([False, False]), halves, masks, first),
+        Targets(torch.zeros(0, 4), nothing, nothing.bool(), one, masks[:0], second),
     ]
 
 
@@ -55,12 +56,29 @@ def images(size: tuple[int, int]) -> Tensor:
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
+def regions(count: int, size: tuple[int, int]) -> Tensor:
+    """Proposals of two images (2, count, 4); the last quarter of the rows of the second holds none."""
+    corners = torch.rand(2, count, 2, 2, generator=torch.Generator().manual_seed(2))
+    corners = corners.sort(dim=2).values * torch.tensor([size[1], size[0]])
+    corners[1, -count // 4 :] = 0
+    return corners.flatten(2)
+
+
+def given(model: Model, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """What `forward` takes: two images, and proposals where the model looks at such."""
+    wanted = model.proposals()
+    return (images(size),) if wanted is None else (images(size), regions(wanted.a_run, size))
+
+
 @every_model
 @pytest.mark.parametrize("size", [(128, 128), (96, 160)])
 def test_shapes_follow_the_spec(name: str, size: tuple[int, int]) -> None:
     model = fresh(name).eval()
     spec = make_spec(name, model, CLASSES, size=size)
-    heads = model(images(size))
+    inputs = given(model, size)
+    described = [spec.input, *spec.extra_inputs]
+    assert [tuple(x.shape[1:]) for x in inputs] == [t.shape[1:] for t in described]
+    heads = model(*inputs)
     assert [*heads] == [o.name for o in spec.outputs]
     for out in spec.outputs:
         assert tuple(heads[out.name].shape) == (2, *out.shape[1:])
@@ -129,9 +147,8 @@ def test_every_trainable_parameter_learns(name: str) -> None:
     sides = torch.arange(8.0, 129, 8)  # an object for every level
     boxes = torch.stack([0 * sides, 0 * sides, sides, sides], dim=1)
     masks = torch.ones(16, *SIZE, dtype=torch.bool)
-    more = Targets(
-        boxes, torch.arange(16) % 3, torch.zeros(16, dtype=torch.bool), targets(name)[0].class_map, masks
-    )
+    known, labels = targets(name)[0], torch.arange(16) % 3
+    more = Targets(boxes, labels, labels < 0, known.class_map, masks, known.proposals)
     if entry(name).task == "localisation":
         more = targets(name)[0]
     for _ in range(2):  # in the first step nothing passes a last layer that starts at zero
@@ -152,8 +169,8 @@ def test_fusing_changes_nothing_but_the_graph(name: str) -> None:
     model = fresh(name).eval()
     fused = copy.deepcopy(model)
     fuse(fused)
-    x = images(SIZE)
-    for before, after in zip(model(x).values(), fused(x).values(), strict=True):
+    x = given(model, SIZE)
+    for before, after in zip(model(*x).values(), fused(*x).values(), strict=True):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
     assert not any("parametrizations" in k for k in fused.state_dict())
     assert any("parametrizations" in k for k in model.state_dict())
@@ -164,7 +181,7 @@ def test_the_numpy_reference_decodes_as_the_model_does(name: str) -> None:
     model = fresh(name).eval()
     spec = make_spec(name, model, CLASSES, size=SIZE)
     with torch.no_grad():
-        heads = model(images(SIZE))
+        heads = model(*given(model, SIZE))
         decoded = model.decode(heads, SIZE)
     if spec.task == "semantic":  # its artifacts end in the class map: see tests/conformance
         return

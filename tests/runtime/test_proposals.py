@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import EngineTimeout
+from edgedet.contract.frames import Frame
 from edgedet.contract.preprocess import preprocess
 from edgedet.contract.proposals import SelectiveSearch
 from edgedet.contract.results import Detections
 from edgedet.contract.spec import SPEC_KEY, Decode, Input, ModelSpec, Proposals, Tensor, Thresholds
 from edgedet.evaluation import engine_under_test
 from edgedet.runtime import open_engine, open_predictor
-from edgedet.runtime.engines.engine import ENGINES
+from edgedet.runtime.engines.engine import ENGINES, Request
+from edgedet.runtime.request_slot import RequestSlot
 
 onnx = pytest.importorskip("onnx", reason="needs onnx (extra export) to write a model")
 every_engine = pytest.mark.parametrize("engine", [name for name, b in ENGINES.items() if b.installed])
@@ -21,9 +24,13 @@ P = 40
 SHOW_ALL = Thresholds(score=0.0, iou=1.0, max_detections=P)
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Says of every proposal that it is a "thing", as surely as it is large; of none, nothing."""
+@pytest.fixture(scope="module", params=[None, 8], ids=["at once", "in runs"])
+def artifact(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Says of every proposal that it is a "thing", as surely as it is large; of none, nothing.
+
+    It looks at all of an image's proposals at once, or at 8.
+    """
+    rows = request.param or P
     helper, node = onnx.helper, onnx.helper.make_node
     size = (64, 96)
     nodes = [
@@ -51,20 +58,20 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = helper.make_graph(
         nodes,
         "regions",
-        [value("images", 1, ["N", 3, *size]), value("rois", 1, ["N", P, 4])],
-        [value("boxes", 1, ["N", P, 4]), value("scores", 1, ["N", P, 1])],
+        [value("images", 1, ["N", 3, *size]), value("rois", 1, ["N", rows, 4])],
+        [value("boxes", 1, ["N", rows, 4]), value("scores", 1, ["N", rows, 1])],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     spec = ModelSpec(
         "regions",
         "detection",
         Input("images", *size, (0.0,) * 3, (1.0,) * 3),
-        (Tensor("boxes", "boxes", (None, P, 4)), Tensor("scores", "scores", (None, P, 1))),
+        (Tensor("boxes", "boxes", (None, rows, 4)), Tensor("scores", "scores", (None, rows, 1))),
         Decode("dense"),
         ("thing",),
         thresholds=SHOW_ALL,
-        extra_inputs=(Tensor("rois", "proposals", (None, P, 4)),),
-        proposals=Proposals("selective_search", P, {"side": 120, "most": 30}),
+        extra_inputs=(Tensor("rois", "proposals", (None, rows, 4)),),
+        proposals=Proposals("selective_search", P, {"side": 120, "most": 30}, request.param),
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
     helper.set_model_props(made, {SPEC_KEY: spec.to_json()})
@@ -99,8 +106,6 @@ def check(result: object, image: np.ndarray) -> None:
 def test_the_predictor_proposes_and_says_how_long_it_took(artifact: Path, engine: str) -> None:
     with open_predictor(artifact, engine=engine) as predictor:
         assert predictor.stages == ("preprocess", "proposals", "network", "postprocess")
-        from edgedet.contract.frames import Frame
-
         ticket = predictor.submit([Frame(picture(3))])
         check(predictor.collect(ticket)[0], picture(3))
         assert ticket.times["proposals"] > 0
@@ -109,8 +114,6 @@ def test_the_predictor_proposes_and_says_how_long_it_took(artifact: Path, engine
 
 @every_engine
 def test_rows_of_an_earlier_batch_do_not_stay(artifact: Path, engine: str) -> None:
-    from edgedet.contract.frames import Frame
-
     with open_predictor(artifact, engine=engine, batch=2, in_flight=1) as predictor:
         both = predictor.collect(predictor.submit([Frame(picture(1)), Frame(picture(2))]))
         check(both[1], picture(2))
@@ -138,6 +141,61 @@ def test_evaluation_proposes_as_the_predictor_does(artifact: Path, engine: str) 
         assert len(engine_under_test(opened, SHOW_ALL, proposer=Nothing())(picture(4))) == 0
         inputs = {
             "images": preprocess(picture(4), opened.spec.input)[0],
-            "rois": np.zeros((1, P, 4), np.float32),
+            "rois": np.zeros((1, opened.spec.proposals.a_run, 4), np.float32),
         }
         assert set(opened.infer(inputs)) == {"boxes", "scores"}
+
+
+class Counted:
+    """An engine's request that counts how often it runs."""
+
+    def __init__(self, request: Request) -> None:
+        self.request, self.started = request, 0
+        self.inputs, self.outputs = request.inputs, request.outputs
+
+    def start(self) -> None:
+        self.started += 1
+        self.request.start()
+
+    def wait(self, timeout: float | None = None) -> float:
+        return self.request.wait(timeout)
+
+
+@every_engine
+def test_a_slot_runs_as_often_as_its_frames_need(artifact: Path, engine: str) -> None:
+    with open_engine(artifact, engine=engine) as opened:
+        counted = Counted(opened.request(2))
+        slot = RequestSlot(counted, opened.spec)
+        assert opened.spec.proposals is not None
+        rows = opened.spec.proposals.a_run
+        for frames in ([picture(3), picture(5)], [np.full((4, 4, 3), 9, np.uint8)], [picture(5)]):
+            counted.started, times = 0, {}
+            slot.fill([Frame(image) for image in frames], times)
+            needed = max(1, -(-max(len(expected(image)) for image in frames) // rows))
+            for _ in range(2):  # what was filled in may be run again
+                slot.start()
+                assert slot.wait(60) > 0
+            assert counted.started == 2 * needed
+            for i, image in enumerate(frames):
+                seen = slot.outputs["boxes"][i]
+                seen = seen[(seen != 0).any(axis=1)]
+                assert len(seen) == len(expected(image))
+            assert slot.outputs["scores"].shape == (2, needed * rows, 1)
+
+
+@every_engine
+def test_a_wait_that_took_too_long_is_waited_for_again(artifact: Path, engine: str) -> None:
+    with open_engine(artifact, engine=engine) as opened:
+        slot = RequestSlot(opened.request(1), opened.spec)
+        slot.fill([Frame(picture(3))], {})
+        slot.start()
+        for _ in range(100_000):
+            try:
+                slot.wait(1e-9)
+            except EngineTimeout:
+                assert slot.running
+            else:
+                break
+        assert not slot.running
+        seen = slot.outputs["boxes"][0]
+        assert (seen != 0).any(axis=1).sum() == len(expected(picture(3)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +14,63 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture
-def card() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_card", TOOLS / "model_card.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def card(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("model_card")
 
 
 def test_a_class_without_objects_is_not_the_worst(card: ModuleType) -> None:
     figures = {"cat": 0.5, "bus": None, "dog": 0.25, "cow": 0.75}
     found = {"classes": [{"name": name, "ap11": value} for name, value in figures.items()]}
     table, worst = card._per_class(found, found, "ap11", "AP")
-    assert worst == "dog"
+    assert worst == "dog score lowest. "
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["cow", "cat", "dog", "bus"]
     assert "| bus | -- | -- |" in table
+
+
+MEASURED: dict[str, dict[str, object]] = {
+    "localizer": {"mean_iou": 0.6212, "class_accuracy": 0.7, "localised": 0.55},
+    "mask-rcnn": {
+        "ap11": 0.8,
+        "coco_ap50": 0.8712,
+        "coco_ap": 0.5,
+        "mask_ap50": 0.7613,
+        "mask_ap": 0.4,
+        "best_score": 0.4567,
+        "best_f1": 0.8,
+    },
+}
+
+
+@pytest.mark.parametrize("model", MEASURED)
+def test_a_card_says_what_is_measured_of_its_task_and_how_to_repeat_the_run(
+    card: ModuleType, model: str
+) -> None:
+    data = {"data": "voc:VOC2007 val", "images": 7, "notes": []}
+    classes = [{"name": "cat", "ap11": 0.9, "mean_iou": 0.9}, {"name": "dog", "ap11": 0.5, "mean_iou": 0.5}]
+    found = MEASURED[model] | data | {"classes": classes}
+    recipe = {"epochs": 9, "batch": 16, "lr": 1e-3, "backbone_lr": 0.3, "weight_decay": 0.02, "ema": 0.99}
+    settings = {
+        "model": model,
+        "data": "voc:VOC2007 train",
+        "data_sha256": "1" * 64,
+        "weights_sha256": "",
+        "seed": 0,
+        "size": [320, 320],
+        "processes": 2,
+        "recipe": recipe | {"model": {}},
+    }
+    run = {
+        "settings": settings,
+        "hardware": {"cpu": "A CPU", "cores": 2, "gpu": None},
+        "versions": {"torch": "2"},
+        "command": ["edgedet", "train", "--model", model, "--data", "voc:/x", "--epochs", "9", "-o", "/y"],
+    }
+    text = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "")
+    assert f"tools/train_weights {model} --data voc:PATH --processes 2 --split val -- --epochs 9\n" in text
+    assert ("62.12" in text) if model == "localizer" else ("76.13" in text and "87.12" in text)
+    assert ("from score 0.45" in text) == (model == "mask-rcnn")
+    assert "dog score lowest" in text
 
 
 @pytest.mark.parametrize(

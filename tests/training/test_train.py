@@ -107,6 +107,22 @@ def test_two_processes_through_torchrun(voc: Path, tmp_path: Path) -> None:
     load_model(folder / "best.safetensors")
 
 
+def test_a_validation_may_last_longer_than_the_processes_wait_for_each_other(
+    voc: Path, tmp_path: Path
+) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = str(Path(__file__).with_name("slow_validation.py"))
+    done = subprocess.run(
+        [sys.executable, *launch, script, str(voc), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "validated" in done.stdout
+
+
 def test_fine_tuning_starts_from_the_layers_that_fit(voc: Path, unbroken: Path, tmp_path: Path) -> None:
     """The data's classes are the weights' here, so everything fits; without learning it stays as given."""
     weights = unbroken / "best.safetensors"

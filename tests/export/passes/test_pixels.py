@@ -37,7 +37,8 @@ def normalised(images: np.ndarray, spec: Input) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scales(exported) -> Scales:
-    images = (normalised(pixels(exported.spec.input.size), exported.spec.input)[i : i + 1] for i in (0, 1))
+    whole = normalised(pixels(exported.spec.input.size), exported.spec.input)
+    images = ({"images": whole[i : i + 1]} for i in (0, 1))
     return observe(exported.graphs.core, images, total=2, data=lambda: "noise")
 
 

@@ -17,7 +17,9 @@ from edgedet.runtime.engines.plan_spec import read_plan_spec
 @pytest.fixture(scope="module")
 def int8(exported):
     rng = np.random.default_rng(0)
-    images = [rng.normal(0, 1, (1, 3, *exported.spec.input.size)).astype(np.float32) for _ in range(4)]
+    images = [
+        {"images": rng.normal(0, 1, (1, 3, *exported.spec.input.size)).astype(np.float32)} for _ in range(4)
+    ]
     scales = observe(exported.graphs.core, iter(images), total=4, data=lambda: "noise")
     return quantise(exported.graphs.core, scales, PLACEMENTS["tensorrt-rtx"], keep_float=["head.3"])
 
