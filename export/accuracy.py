@@ -103,6 +103,15 @@ def open_data(text: str, split: str, task: Task = "detection") -> Dataset | Fram
     return Frames(Path(text).name, chosen, lambda i: images[i])
 
 
+def fewer(dataset: Dataset, limit: int | None) -> Dataset:
+    """At most `limit` images of a data set, evenly spread, with a name that says so."""
+    chosen = _spread(len(dataset), limit or len(dataset))
+    if len(chosen) == len(dataset):
+        return dataset
+    name = f"{dataset.name}, {len(chosen)} of {len(dataset)} images"
+    return replace(dataset, name=name, truths=[dataset.truths[i] for i in chosen])
+
+
 def average_precision(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
     """VOC's 11-point AP at IoU 0.5 over the whole data set, in percent."""
 

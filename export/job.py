@@ -13,7 +13,8 @@ from edgedet.calib.verdict import MAX_DROP, Verdict
 from edgedet.contract.errors import EngineError, WeightsError
 from edgedet.contract.proposals import cached
 from edgedet.contract.spec import ModelSpec
-from edgedet.export.accuracy import open_data
+from edgedet.data import Dataset
+from edgedet.export.accuracy import fewer, open_data
 from edgedet.export.artifacts import Artifacts
 from edgedet.export.calibrate import calibrate, open_calibration
 from edgedet.export.console import LabelledConsole
@@ -53,6 +54,8 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
         model, spec = _load(options, weights, log)
         # opened before any long work, so that a wrong path fails at once
         evaluation = open_data(options.eval_data, "val", spec.task) if options.eval_data else None
+        if isinstance(evaluation, Dataset):
+            evaluation = fewer(evaluation, options.eval_images)
         # every precision is measured on the same images
         proposer = cached(spec.proposals, options.proposals_cache or staging.folder / "proposals")
         calibration = None

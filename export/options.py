@@ -22,7 +22,10 @@ TOOLS = ("edgedet", "torch", "onnx", "onnxsim", "onnxruntime", "openvino", "tens
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export, and how; `edgedet-export --help` says what each means."""
+    """What to export, and how; `edgedet-export --help` says what each means.
+
+    eval_images: the gate measures on no more images of labelled `eval_data` than this, evenly spread.
+    """
 
     model: str
     output: Path
@@ -36,6 +39,7 @@ class ExportOptions:
     calib_images: int = DEFAULT_IMAGES
     calib_method: str = DEFAULT_METHOD
     eval_data: str | None = None
+    eval_images: int | None = None
     max_drop: float = MAX_DROP
     min_agreement: float = MIN_AGREEMENT
     sensitivity: bool = False

@@ -34,6 +34,8 @@ class Claim:
         origin: "lecture" if the lecture itself says it, "paper" if only a paper does.
         note: what must be read beside it: the accuracy, or how other sources differ. May be empty.
         bound: the claim is "less than so long", not a measurement.
+        model: the system here that it may be set beside, by its name in the registry.
+        without_proposals: the clock leaves out the proposals, which come from outside the network.
     """
 
     system: str
@@ -45,6 +47,8 @@ class Claim:
     origin: Literal["lecture", "paper"]
     note: str = ""
     bound: bool = False
+    model: str = ""
+    without_proposals: bool = False
 
     @property
     def fps(self) -> tuple[float, float]:
@@ -55,7 +59,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Speedup:
-    """A published ratio of two times, with both clocks named: it holds between these two and no others."""
+    """A published ratio of two times, with both clocks named: it holds between these two and no others.
+
+    models: the two systems here that it may be set beside, the faster one first.
+    """
 
     system: str
     baseline: str
@@ -63,6 +70,7 @@ class Speedup:
     of: Literal["test", "training"]
     holds_for: str
     source: str
+    models: tuple[str, str]
 
 
 def _fps(value: float) -> tuple[float, float]:
@@ -83,6 +91,7 @@ LECTURE_CLAIMS = (
         "lecture 7, R-CNN",
         "lecture",
         "the paper gives 13 s (GPU) without VGG16, 47 s with VGG16",
+        model="rcnn",
     ),
     Claim(
         "Faster R-CNN (VGG16)",
@@ -92,6 +101,7 @@ LECTURE_CLAIMS = (
         "all steps: convolutions, proposals, detection (the paper's 198 ms)",
         "lecture 7, Faster R-CNN; Ren et al. 2016, table 5",
         "lecture",
+        model="faster-rcnn",
     ),
 )
 """What the lecture says of the time per image. Its claim on Fast R-CNN is a ratio: `SPEEDUPS`."""
@@ -105,6 +115,7 @@ PAPER_CLAIMS = (
         "proposals and features, on one image",
         "Girshick et al. 2014, 2.2",
         "paper",
+        model="rcnn",
     ),
     Claim(
         "R-CNN (VGG16)",
@@ -114,6 +125,8 @@ PAPER_CLAIMS = (
         "one image, proposal time not included",
         "Girshick 2015, table 4",
         "paper",
+        model="rcnn",
+        without_proposals=True,
     ),
     Claim(
         "Fast R-CNN (VGG16, truncated SVD)",
@@ -124,6 +137,8 @@ PAPER_CLAIMS = (
         "Girshick 2015, table 4",
         "paper",
         "what the lecture's 213x rests on: against 47 s, never against 15 s",
+        model="fast-rcnn",
+        without_proposals=True,
     ),
     Claim(
         "YOLO v1",
@@ -134,6 +149,7 @@ PAPER_CLAIMS = (
         "Redmon et al. 2015, table 1",
         "paper",
         "VOC 2007 mAP 63.4",
+        model="yolo",
     ),
     Claim(
         "Fast YOLO",
@@ -144,6 +160,7 @@ PAPER_CLAIMS = (
         "Redmon et al. 2015, table 1",
         "paper",
         "VOC 2007 mAP 52.7",
+        model="yolo",
     ),
     Claim(
         "SSD300 (VGG16)",
@@ -154,6 +171,7 @@ PAPER_CLAIMS = (
         "Liu et al. 2016, table 7",
         "paper",
         "VOC 2007 mAP 74.3",
+        model="ssd",
     ),
     Claim(
         "SSD512 (VGG16)",
@@ -164,6 +182,7 @@ PAPER_CLAIMS = (
         "Liu et al. 2016, table 7",
         "paper",
         "VOC 2007 mAP 76.8",
+        model="ssd",
     ),
     Claim(
         "Mask R-CNN (ResNet-101-FPN)",
@@ -173,6 +192,7 @@ PAPER_CLAIMS = (
         "195 ms on the GPU and 15 ms on the CPU to resize the masks",
         "He et al. 2017, 4.4",
         "paper",
+        model="mask-rcnn",
     ),
     Claim(
         "Faster R-CNN with FPN (ResNet-50)",
@@ -182,6 +202,7 @@ PAPER_CLAIMS = (
         "all steps",
         "Lin et al. 2017, 5.2",
         "paper",
+        model="faster-rcnn",
     ),
     Claim(
         "FCN",
@@ -191,6 +212,7 @@ PAPER_CLAIMS = (
         "clock not stated",
         "Long et al. 2015",
         "paper",
+        model="fcn",
     ),
     Claim(
         "U-Net",
@@ -201,6 +223,7 @@ PAPER_CLAIMS = (
         "Ronneberger et al. 2015",
         "paper",
         bound=True,
+        model="unet",
     ),
 )
 """Figures of the papers that the lecture presents; the lecture does not give them."""
@@ -213,6 +236,7 @@ SPEEDUPS = (
         "test",
         "VGG16 with truncated SVD, 0.22 s against 47 s, proposal time NOT included",
         "lecture 7, Fast R-CNN; Girshick 2015, table 4",
+        models=("fast-rcnn", "rcnn"),
     ),
     Speedup(
         "Fast R-CNN",
@@ -221,6 +245,7 @@ SPEEDUPS = (
         "training",
         "VGG16, proposal time not included",
         "lecture 7, Fast R-CNN; Girshick 2015, table 4",
+        models=("fast-rcnn", "rcnn"),
     ),
 )
 """What the lecture says as ratios; each holds between the two clocks it names."""

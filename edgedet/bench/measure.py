@@ -13,244 +13,154 @@ the same source. Nothing is copied, decoded or drawn under its clock.
 On a CPU the parts share the cores, so what each costs is CPU time: of the network and of decoding, each
 alone, and of the pipeline by stage. Where all cores are busy, a pipeline cannot reach more of its engine
 than network / (network + decoding), whatever the rest costs (`Round.bound`).
+
+Beside the throughputs stands the time of one image at a time, from its pixels to its results, step by step,
+with and without the proposals that come from outside the network: published clocks differ in that.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgedet.bench.figures import Measured, OneImage, Round
 from edgedet.contract.errors import SourceError, UsageError
-from edgedet.contract.preprocess import Preprocessor
+from edgedet.contract.frames import Frame, Image
+from edgedet.runtime.opencv_threads import one_opencv_thread
 from edgedet.runtime.pipeline import Pipeline
-from edgedet.runtime.predictor import CpuPredictor, open_predictor
+from edgedet.runtime.predictor import TIMEOUT, CpuPredictor, open_predictor
+from edgedet.runtime.request_slot import RequestSlot
 from edgedet.runtime.sinks.overlay import Overlay
 from edgedet.runtime.sinks.sink import Callback, JsonLines
-from edgedet.runtime.sources.source import open_source
+from edgedet.runtime.sources.source import Source, open_source
 from edgedet.runtime.stats import Histogram, Report, Timing
 
-PIPELINE_CLOCK = "capture, resize, network, decoding, drawing, JSON line"
-ENGINE_CLOCK = "network alone, inputs ready"
-LATENCY_CLOCK = "network alone, one request at a time"
-
 _WARM_UP = 10
+_WARM_UP_SECONDS = 5.0
 _LATENCY_RUNS = 30
-
-
-@dataclass(frozen=True)
-class Round:
-    """One turn of one subject.
-
-    engine_fps counts images; latency is of the network, one request at a time; network_cpu, decode_cpu:
-    CPU milliseconds for an image of the engine alone, and for a frame of decoding alone, on all threads.
-    """
-
-    pipeline: Report
-    engine_fps: float
-    latency: Timing
-    network_cpu: float
-    decode_cpu: float
-
-    @property
-    def ratio(self) -> float:
-        """Pipeline throughput over engine throughput."""
-        return self.pipeline.fps / self.engine_fps
-
-    @property
-    def bound(self) -> float:
-        """The share of CPU time that decoding leaves to the network, if there is nothing else."""
-        return self.network_cpu / (self.network_cpu + self.decode_cpu)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model file on one engine, over all rounds."""
-
-    file: Path
-    model: str
-    precision: str
-    library: str
-    engine: str
-    size: tuple[int, int]
-    batch: int
-    streams: int
-    in_flight: int
-    rounds: tuple[Round, ...]
-
-    @property
-    def middle(self) -> Round:
-        """The round with the median ratio, the lower of two: all figures but ranges are of it."""
-        return sorted(self.rounds, key=lambda r: r.ratio)[(len(self.rounds) - 1) // 2]
-
-    @property
-    def ratio_range(self) -> tuple[float, float]:
-        """The least and the most over the rounds."""
-        ratios = [r.ratio for r in self.rounds]
-        return min(ratios), max(ratios)
-
-    def to_json(self) -> dict[str, Any]:
-        """All figures, milliseconds and images per second."""
-        shown = self.middle
-        least, most = self.ratio_range
-        return {
-            "file": str(self.file),
-            "model": self.model,
-            "precision": self.precision,
-            "engine": self.engine,
-            "height": self.size[0],
-            "width": self.size[1],
-            "batch": self.batch,
-            "streams": self.streams,
-            "in_flight": self.in_flight,
-            "pipeline_fps": round(shown.pipeline.fps, 2),
-            "engine_fps": round(shown.engine_fps, 2),
-            "pipeline_over_engine": {
-                "this": round(shown.ratio, 4),
-                "min": round(least, 4),
-                "max": round(most, 4),
-                "bound": round(shown.bound, 4),
-            },
-            "cpu_ms": {"network": round(shown.network_cpu, 4), "decoding": round(shown.decode_cpu, 4)},
-            "latency_ms": asdict(shown.latency),
-            "pipeline": json.loads(shown.pipeline.to_json()),
-            "rounds": [
-                {
-                    "pipeline_fps": r.pipeline.fps,
-                    "engine_fps": r.engine_fps,
-                    "latency_p50_ms": r.latency.p50,
-                    "network_cpu_ms": r.network_cpu,
-                    "decode_cpu_ms": r.decode_cpu,
-                }
-                for r in self.rounds
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What INT8 brings: latency of the INT8 file over that of the FP32 file, same model, same engine.
-
-    Median, least and most of the rounds' own ratios.
-    """
-
-    model: str
-    library: str
-    median: float
-    least: float
-    most: float
+_FEWEST = 3  # frames of a pass, however slow the model
 
 
 def measure(
-    models: Sequence[Path],
-    engines: Sequence[str],
-    source: str,
+    models: Sequence[tuple[Path, str]],
+    source: str | Callable[[], Source],
     *,
     frames: int,
     rounds: int,
+    seconds: float = math.inf,
     streams: int = 1,
     threads: int | None = None,
     precision: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Measured]:
-    """Measure every model on every engine.
+    """Measure models, each a file and the engine that runs it.
 
-    `source` must be readable again from its start (a video file, images); a pass takes `frames` of it,
-    fewer where it is shorter. `threads`, `streams` and `precision` are those of `open_engine`. `progress`
-    is told what was measured, once per model, engine and round.
+    `source` (what `open_source` takes, or what opens one) must be readable again from its start (a video
+    file, images); a pass takes `frames` of it, fewer where it is shorter, or where a model is so slow that
+    they would take more than `seconds`. `threads`, `streams` and `precision` are those of `open_engine`.
+    `progress` is told what was measured, once per model and round.
 
     Raises:
         UsageError: a live source. The errors of opening models and sources.
     """
+    opened: Callable[[], Source] = source if callable(source) else partial(open_source, source)
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "results.jsonl"
+        images = _first_images(opened)
         subjects = []
-        for path in models:
-            for library in engines:
-                predictor = stack.enter_context(
-                    open_predictor(
-                        path, engine=library, threads=threads, streams=streams, precision=precision
-                    )
-                )
-                subjects.append(_Subject(path, library, predictor, source, lines))
+        for path, library in models:
+            predictor = stack.enter_context(
+                open_predictor(path, engine=library, threads=threads, streams=streams, precision=precision)
+            )
+            subjects.append(_Subject(path, library, predictor, opened, images, lines))
         for subject in subjects:
-            subject.prepare()
+            subject.prepare(frames, seconds)
         done: list[list[Round]] = [[] for _ in subjects]
         for number in range(rounds):
             for subject, results in zip(subjects, done, strict=True):
-                results.append(subject.round(frames, engine_first=number % 2 == 1))
+                results.append(subject.round(engine_first=number % 2 == 1))
                 progress(f"{subject.path.name} on {subject.library}")
         return [s.measured(tuple(r)) for s, r in zip(subjects, done, strict=True)]
 
 
-def gains(results: Sequence[Measured]) -> list[Gain]:
-    """INT8 over FP32 for every model and engine that has both, paired round by round."""
-    found = []
-    for low in results:
-        for full in results:
-            same = (low.model, low.library, low.size) == (full.model, full.library, full.size)
-            if same and (low.precision, full.precision) == ("int8", "fp32"):
-                pairs = zip(low.rounds, full.rounds, strict=True)
-                found.append(
-                    Gain(low.model, low.library, *_spread([a.latency.p50 / b.latency.p50 for a, b in pairs]))
-                )
-    return found
+def _first_images(opened: Callable[[], Source]) -> list[Image]:
+    """The first frames of the source, decoded; UsageError if it is live, SourceError if it has none."""
+    with closing(opened()) as source:
+        if source.live:
+            raise UsageError(
+                f"{source.name} is live: its own rate would be measured, not the pipeline's.",
+                hint="Give a video file or a folder of images.",
+            )
+        images: list[Image] = []
+        while len(images) < _LATENCY_RUNS and (image := source.read(None)) is not None:
+            images.append(image)
+        if not images:
+            raise SourceError(f"{source.name} has no frames.")
+        return images
 
 
 class _Subject:
     """One opened model, and how it is driven."""
 
-    def __init__(self, path: Path, library: str, predictor: CpuPredictor, source: str, lines: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        library: str,
+        predictor: CpuPredictor,
+        opened: Callable[[], Source],
+        images: Sequence[Image],
+        lines: Path,
+    ) -> None:
         self.path = path
         self.library = library
         self.predictor = predictor
-        self.source = source
+        self.opened = opened
+        self.images = images
         self.lines = lines
         self.spec = predictor.spec
-        self.requests = [predictor.engine.request(predictor.batch) for _ in range(predictor.in_flight)]
+        self.frames = _FEWEST
+        engine, batch = predictor.engine, predictor.batch
+        self.slots = [RequestSlot(engine.request(batch), self.spec) for _ in range(predictor.in_flight)]
 
-    def prepare(self) -> None:
-        """Fill the requests with frames of the source, and let caches and allocators settle."""
-        preprocessor = Preprocessor(self.spec.input)
-        rows = [row for r in self.requests for row in r.inputs[self.spec.input.name]]
-        with closing(open_source(self.source)) as source:
-            if source.live:
-                raise UsageError(
-                    f"{source.name} is live: its own rate would be measured, not the pipeline's.",
-                    hint="Give a video file or a folder of images.",
-                )
-            image = None
-            for row in rows:
-                following = source.read(None)
-                image = image if following is None else following
-                if image is None:
-                    raise SourceError(f"{source.name} has no frames.")
-                preprocessor(image, row)
-        self.pipeline(_WARM_UP)
-        self.engine(_WARM_UP)
+    def prepare(self, frames: int, seconds: float) -> None:
+        """Fill the requests with frames of the source, let caches and allocators settle, and see how many
+        of `frames` a pass of so many seconds has.
+        """
+        batch = self.predictor.batch
+        given = _cycle(self.images, batch * len(self.slots))
+        for slot in self.slots:
+            slot.fill([Frame(next(given)) for _ in range(batch)], {})
+        each = self.one_image(2).whole / 1e3
+        warm_up = max(1, int(min(_WARM_UP, _WARM_UP_SECONDS / each)))
+        self.pipeline(warm_up)
+        self.engine(warm_up)
+        self.frames = max(_FEWEST, int(min(frames, seconds / each)))
 
-    def round(self, frames: int, *, engine_first: bool) -> Round:
+    def round(self, *, engine_first: bool) -> Round:
         """One pass each; the pipeline's own count of frames is what the engine then does as well."""
         if engine_first:
-            fps, cpu = self.engine(frames)
-            report = self.pipeline(frames)
+            fps, cpu = self.engine(self.frames)
+            report = self.pipeline(self.frames)
         else:
-            report = self.pipeline(frames)
+            report = self.pipeline(self.frames)
             fps, cpu = self.engine(report.frames)
-        return Round(report, fps, self.latency(min(frames, _LATENCY_RUNS)), cpu, self.decoding(report.frames))
+        runs = min(self.frames, _LATENCY_RUNS)
+        decoding = self.decoding(report.frames)
+        return Round(report, fps, self.latency(runs), cpu, decoding, self.one_image(runs))
 
     def pipeline(self, frames: int) -> Report:
         """Capture to overlay and JSON lines, everything on."""
         overlay = Overlay(self.spec.classes, caption=self.spec.model)
         # something that looks at pixels, as a window or a video does: without it nothing is drawn
         sinks = [JsonLines(self.lines), Callback(lambda frame, result: None)]
-        pipeline = Pipeline(open_source(self.source), self.predictor, sinks, overlay=overlay, limit=frames)
+        pipeline = Pipeline(self.opened(), self.predictor, sinks, overlay=overlay, limit=frames)
         report = pipeline.run()
         if report.interrupted:
             raise KeyboardInterrupt  # the pipeline ends well on Ctrl-C; the measurement must end as well
@@ -261,22 +171,22 @@ class _Subject:
 
         Returns images per second, and CPU milliseconds an image.
         """
-        runs = max(-(-images // self.predictor.batch), len(self.requests))
+        runs = max(-(-images // self.predictor.batch), len(self.slots))
         began, cpu = time.perf_counter(), time.process_time()
-        for request in self.requests:
-            request.start()
-        for request in _cycle(self.requests, runs - len(self.requests)):
-            request.wait()
-            request.start()
-        for request in _cycle(self.requests, len(self.requests), skip=runs):
-            request.wait()
+        for slot in self.slots:
+            slot.start()
+        for slot in _cycle(self.slots, runs - len(self.slots)):
+            slot.wait(TIMEOUT)
+            slot.start()
+        for slot in _cycle(self.slots, len(self.slots), skip=runs):
+            slot.wait(TIMEOUT)
         done = runs * self.predictor.batch
         return done / (time.perf_counter() - began), 1e3 * (time.process_time() - cpu) / done
 
     def decoding(self, frames: int) -> float:
         """CPU milliseconds a frame of decoding alone: nothing is converted to BGR or handed on."""
         count = 0
-        with closing(open_source(self.source)) as source:
+        with closing(self.opened()) as source:
             began = time.process_time()  # opening is not a frame's
             while count < frames and source.grab():
                 count += 1
@@ -286,12 +196,28 @@ class _Subject:
     def latency(self, runs: int) -> Timing:
         """Of one request at a time, from start to outputs ready."""
         times = Histogram()
-        for request in _cycle(self.requests, runs):
+        for slot in _cycle(self.slots, runs):
             began = time.perf_counter()
-            request.start()
-            request.wait()
+            slot.start()
+            slot.wait(TIMEOUT)
             times.add(time.perf_counter() - began)
         return times.timing()
+
+    def one_image(self, count: int) -> OneImage:
+        """`count` images, each from its pixels to its results before the next begins."""
+        whole, without = [], []
+        steps: dict[str, list[float]] = {name: [] for name in self.predictor.stages}
+        with one_opencv_thread():  # as in the pipeline
+            for image in _cycle(self.images, count):
+                began = time.perf_counter()
+                ticket = self.predictor.submit([Frame(image)])
+                self.predictor.collect(ticket)
+                seconds = time.perf_counter() - began
+                whole.append(seconds)
+                without.append(seconds - ticket.times.get("proposals", 0.0))
+                for name, taken in steps.items():
+                    taken.append(ticket.times[name])
+        return OneImage(count, _ms(whole), _ms(without), {name: _ms(taken) for name, taken in steps.items()})
 
     def measured(self, rounds: tuple[Round, ...]) -> Measured:
         """The rounds with what they were measured on."""
@@ -316,5 +242,6 @@ def _cycle(items: Sequence[Any], count: int, *, skip: int = 0) -> Iterator[Any]:
         yield items[i % len(items)]
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return median(values), min(values), max(values)
+def _ms(seconds: Sequence[float]) -> float:
+    """The median, in milliseconds."""
+    return round(1e3 * median(seconds), 4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedet.bench.claims import CAVEAT, CLAIMS, Claim
-from edgedet.bench.measure import Measured
+from edgedet.bench.figures import Measured
 from edgedet.bench.report import SpeedReport, fps_text
 from edgedet.contract.errors import MissingDependency, UsageError
 from edgedet.contract.files import atomic_path
@@ -40,8 +40,7 @@ def draw(report: SpeedReport, path: Path) -> None:
         ("its papers say", [_claim_bar(c, _PAPER) for c in CLAIMS if c.origin == "paper"]),
     ]
     rows = sum(len(bars) + 1 for _, bars in groups)
-    figure = Figure(figsize=(13, 0.34 * rows + 1.9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 0.34 * rows + 1.9)
     axes = figure.add_subplot()
     axes.set_xscale("log")
     ticks, names = [], []
@@ -79,6 +78,18 @@ def draw(report: SpeedReport, path: Path) -> None:
         fontsize=12.5,
     )
     figure.supxlabel(CAVEAT, x=0.01, ha="left", fontsize=8.5)
+    save(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, its format by the file's ending, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, bbox_inches="tight")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedet import __version__
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS, Claim
-from edgedet.bench.measure import ENGINE_CLOCK, LATENCY_CLOCK, PIPELINE_CLOCK, Gain, Measured
+from edgedet.bench.figures import ENGINE_CLOCK, LATENCY_CLOCK, PIPELINE_CLOCK, Gain, Measured
 from edgedet.contract.text import printable
 from edgedet.runtime import hardware
 

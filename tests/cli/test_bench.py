@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS
-from edgedet.bench.measure import LATENCY_CLOCK, Measured, gains, measure
+from edgedet.bench.figures import LATENCY_CLOCK, Measured, gains
+from edgedet.bench.measure import measure
 from edgedet.bench.report import SpeedReport, fps_text, times_text
 from edgedet.contract.errors import SourceError, UsageError
 from edgedet.runtime.hardware import cpu
@@ -26,7 +28,7 @@ ENGINES = ("openvino", "onnxruntime")
 def results(tiny_model: Callable[..., Path], clip: Path) -> list[Measured]:
     seen: list[str] = []
     models = [tiny_model("fp32"), tiny_model("int8")]
-    measured = measure(models, ENGINES, str(clip), frames=15, rounds=3, progress=seen.append)
+    measured = measure(list(product(models, ENGINES)), str(clip), frames=15, rounds=3, progress=seen.append)
     assert len(seen) == 3 * 2 * 2
     return measured
 
@@ -57,6 +59,23 @@ def test_every_model_is_measured_on_every_engine(results: list[Measured]) -> Non
         assert stages - {"network"} < set(m.middle.pipeline.cpu_ms)
         assert m.size == (64, 64)
         assert m.in_flight >= 2
+
+
+def test_one_image_at_a_time_step_by_step(results: list[Measured]) -> None:
+    for m in results:
+        for r in m.rounds:
+            one = r.image
+            assert one.images == 15
+            assert list(one.steps) == ["preprocess", "network", "postprocess"]
+            assert 0 < max(one.steps.values()) < one.whole
+            assert one.without_proposals == one.whole, "it finds its own regions"
+        assert m.to_json()["image_ms"]["steps"] == m.middle.image.steps
+
+
+def test_a_slow_model_sees_fewer_frames(tiny_model: Callable[..., Path], clip: Path) -> None:
+    (m,) = measure([(tiny_model(), "onnxruntime")], str(clip), frames=40, rounds=1, seconds=1e-9)
+    assert m.rounds[0].pipeline.frames == 3
+    assert m.rounds[0].image.images == 3
 
 
 def test_figures_beside_each_other_are_of_one_round(results: list[Measured], report: SpeedReport) -> None:
@@ -188,7 +207,7 @@ def test_json_alone_on_stdout(cli: Any, tiny_model: Callable[..., Path], clip: P
 
 def test_a_live_source_is_refused(tiny_model: Callable[..., Path]) -> None:
     with pytest.raises((UsageError, SourceError)):
-        measure([tiny_model()], ["onnxruntime"], "99", frames=10, rounds=1)
+        measure([(tiny_model(), "onnxruntime")], "99", frames=10, rounds=1)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +216,10 @@ def test_a_live_source_is_refused(tiny_model: Callable[..., Path]) -> None:
         (["--source", "no.mp4"], 1, "error [SourceError]: There is no source 'no.mp4'."),
         (["--engine", "openvno", "--source", "x"], 2, "Did you mean 'openvino'?"),
         (["--source", "x", "--frames", "1"], 2, "--frames"),
+        ([], 2, "Missing option '--source'"),
+        (["--source", "x", "--data", "voc:x"], 2, "--data is for --all"),
+        (["--source", "x", "-o", "x"], 2, "--output is for --all"),
+        (["--all", "--data", "voc:x"], 2, "--all takes no files"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
