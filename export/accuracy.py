@@ -218,7 +218,7 @@ def mask_agreement(reference: Engine, frames: Frames, proposer: Proposer | None 
         for image, want, got in zip(images, expected, results, strict=True):
             size = (image.shape[0], image.shape[1])
             masks = np.array([*want.pasted(size)], bool).reshape(-1, *size)
-            empty = ~masks.any(axis=(1, 2))  # overlaps nothing, itself included
+            empty = np.asarray(~masks.any(axis=(1, 2)))  # overlaps nothing, itself included
             found.add(got, masks, want.detections.labels, empty)
         return _percent(found.result().ap50)
 

@@ -135,7 +135,7 @@ class Exports:
 
     folder: as of edgedet-export's -o. data: KIND:PATH, that the gate measures on, and that is calibrated on
     where no calibration lies beside the weights; mask_data: the same for what gives masks, if any; limit:
-    images of either, in the gate; opened: both as data sets.
+    images of either, in the gate; opened: both as data sets; proposals: where they are kept.
     """
 
     folder: Path
@@ -143,6 +143,7 @@ class Exports:
     mask_data: str | None
     limit: int | None
     opened: tuple[Dataset, ...]
+    proposals: Path
     console: LabelledConsole
 
     def of(self, weights: Weights, library: str) -> tuple[list[Artifact], list[Missing]]:
@@ -178,6 +179,7 @@ class Exports:
                 calib_data=None if calibrated else (self.mask_data if masks else None) or self.data,
                 eval_data=judged,
                 eval_images=self.limit,
+                proposals_cache=self.proposals,
             ),
             self.console,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgedet.bench.artifacts import Artifact, Exports, Missing, Weights, find_weights
 from edgedet.bench.comparison import Compared, Comparison
 from edgedet.bench.measure import measure
-from edgedet.bench.scores import Score, Scores
+from edgedet.bench.scores import PROPOSALS, Score, Scores
 from edgedet.contract.errors import DataError, EdgedetError, EmptyDataset, ImageError, WeightsError
 from edgedet.data import Dataset, open_dataset
 from edgedet.evaluation.evaluate import spread
@@ -114,7 +114,8 @@ def _artifacts(
     first: EdgedetError | None = None
     for library in options.engines:
         folder = options.output / library if len(options.engines) > 1 else options.output
-        exports = Exports(folder, options.data, options.mask_data, options.limit, opened, console)
+        kept = options.output / PROPOSALS
+        exports = Exports(folder, options.data, options.mask_data, options.limit, opened, kept, console)
         for name, of in weights.items():
             try:
                 artifacts, refused = exports.of(of, library)

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgedet.bench.artifacts import Artifact
 from edgedet.contract.files import write_atomic
-from edgedet.contract.proposals import CachedProposer, make_proposer
+from edgedet.contract.proposals import cached
 from edgedet.contract.text import parse_json
 from edgedet.data import Dataset
 from edgedet.evaluation import engine_under_test, evaluate
@@ -22,6 +22,9 @@ from edgedet.evaluation.metrics import Metrics
 from edgedet.export.options import tools
 from edgedet.runtime import open_engine
 from edgedet.runtime.hardware import cpu_name
+
+PROPOSALS = "proposals"
+"""The folder in a comparison's where proposals are kept: one image's are the same for all that take them."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,10 @@ class Scores:
         known = _score(self._known.get(key))
         if known is not None:
             return known
-        proposals = artifact.spec.proposals
         with open_engine(
             artifact.file, engine=artifact.library, threads=self._threads, precision=self._precision
         ) as engine:
-            proposer = (
-                CachedProposer(make_proposer(proposals), self._folder / "proposals") if proposals else None
-            )
+            proposer = cached(artifact.spec.proposals, self._folder / PROPOSALS)
             predict = engine_under_test(engine, proposer=proposer)
             masks = artifact.spec.task == "instance" and any(t.masks is not None for t in dataset.truths)
             found = evaluate(predict, dataset, coco=masks, progress=self._progress)

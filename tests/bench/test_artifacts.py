@@ -102,7 +102,7 @@ class Left:
         report = json.dumps({**self.report, **changes})
         (self.folder / "yolo-int8.report.json").write_text(report)
         console = LabelledConsole(Console(), quiet=True)
-        exports = Exports(self.folder, "voc:x", None, limit, (self.data,), console)
+        exports = Exports(self.folder, "voc:x", None, limit, (self.data,), self.folder, console)
         return exports._left(self.weights, library)
 
 
@@ -162,5 +162,5 @@ def test_a_damaged_report_is_none(left: Left) -> None:
     for text in ("", "[]", '{"target": "onnxruntime"}', "{", '{"target": 1, "target": 2}'):
         (left.folder / "yolo-int8.report.json").write_text(text)
         console = LabelledConsole(Console(), quiet=True)
-        exports = Exports(left.folder, "voc:x", None, None, (left.data,), console)
+        exports = Exports(left.folder, "voc:x", None, None, (left.data,), left.folder, console)
         assert exports._left(left.weights, "onnxruntime") is None

@@ -72,7 +72,8 @@ def test_a_cache_of_before_digests_loads(tmp_path: Path) -> None:
     del raw["sha256"], raw["stages"]
     path = tmp_path / "c.json"
     path.write_text(json.dumps(raw | {"version": 1}))
-    assert Scales.load(path) == replace(Scales.load(CACHES / "yolo" / "calibration.json"), version=1)
+    shipped = Scales.load(CACHES / "yolo" / "calibration.json")
+    assert replace(Scales.load(path), version=shipped.version) == shipped
     path.write_text(json.dumps(raw | {"version": 2}))
     with pytest.raises(CalibrationError, match="other fields"):
         Scales.load(path)

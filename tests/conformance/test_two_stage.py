@@ -78,8 +78,9 @@ def fresh(proposals: int, operators: bool) -> tuple[MaskRcnn, Graphs]:
 def with_weights(graph: onnx.ModelProto, model: MaskRcnn) -> None:
     """Give the graph's RPN the model's weights."""
     constants = {t.name: t for t in graph.graph.initializer}
-    for name, value in model.rpn.state_dict(prefix="rpn.").items():
-        constants[name].CopyFrom(numpy_helper.from_array(value.numpy(), name))
+    for layer in ("objectness", "deltas"):
+        for name, value in getattr(model.rpn, layer).state_dict(prefix=f"rpn.{layer}.").items():
+            constants[name].CopyFrom(numpy_helper.from_array(value.numpy(), name))
 
 
 def check(model: MaskRcnn, graphs: Graphs, proposals: int, folder: Path) -> None:
