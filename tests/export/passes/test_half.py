@@ -56,7 +56,7 @@ def two_stage():
     with torch.no_grad():
         for layer in (model.rpn.objectness, model.rpn.deltas):
             layer.weight.mul_(30)
-        model.rpn.deltas.bias[2::4], model.rpn.deltas.bias[3::4] = 1.0, 1.0  # larger than anchors are
+        model.rpn.deltas.bias[2::4], model.rpn.deltas.bias[3::4] = 2.0, 2.0  # larger than anchors are
     return export_graphs(model, make_spec("faster-rcnn", model, ("a", "b", "c"), size=(288, 288))).core
 
 
