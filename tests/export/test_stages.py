@@ -15,7 +15,6 @@ import torch
 from edgedet.calib import Scales, quantisable
 from edgedet.calib.features import CONVOLUTIONS
 from edgedet.cli.main import run_verb
-from edgedet.contract.boxes import pairwise_iou
 from edgedet.contract.errors import EngineError
 from edgedet.contract.results import Instances
 from edgedet.contract.spec import Thresholds
@@ -84,28 +83,22 @@ def test_the_stage_is_int8_too(checkpoint: Path, pictures: Path, tmp_path: Path,
 
     image = cv2.imread(str(pictures / "9.png"))
     assert image is not None
-    results = []
-    for name in ("mask-rcnn", "mask-rcnn-int8"):
-        with open_predictor(tmp_path / f"{name}.onnx", engine=target) as predictor:
-            results.append(predictor(image))
-    plain, int8 = results
-    assert isinstance(plain, Instances) and isinstance(int8, Instances)
-    overlap = pairwise_iou(plain.detections.boxes, int8.detections.boxes)
-    pairs = [(i, int(j)) for i, j in enumerate(overlap.argmax(axis=1)) if overlap[i, j] > 0.9]
-    pairs = [(i, j) for i, j in pairs if plain.detections.labels[i] == int8.detections.labels[j]]
-    assert len(pairs) > 3
-    a, b = (np.concatenate(m) for m in zip(*((plain.masks[i], int8.masks[j]) for i, j in pairs), strict=True))
-    # of random weights, in boxes that differ a little
-    assert np.abs(a - b).mean() < 0.5 * a.std() and np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.8
-
+    pixels = cv2.resize(image, (96, 96))[None]
     with (
         open_engine(tmp_path / "mask-rcnn.onnx", engine=target) as reference,
-        open_engine(tmp_path / "mask-rcnn-int8.onnx", engine=target) as other,
+        open_engine(tmp_path / "mask-rcnn-int8.onnx", engine=target) as typed,
     ):
+        # the same features and boxes through either stage
+        given = {n: v for n, v in reference.infer({"images": pixels}).items() if n.startswith("level")}
+        corners = np.random.default_rng(0).uniform(0, 96, (1, 16, 2, 2)).astype(np.float32)
+        given["kept"] = np.sort(corners, axis=2).reshape(1, 16, 4)
+        a, b = (e.stages["masks"].infer(given)["mask_logits"].ravel() for e in (reference, typed))
+        assert 0 < np.abs(a - b).mean() < 0.25 * a.std()
+        assert np.corrcoef(a, b)[0, 1] > 0.95
         measure = mask_agreement(reference, open_data(f"folder:{pictures}", "val"))
         assert measure is not None
         assert measure(reference) == 100
-        found = measure(other)
+        found = measure(typed)
         assert found is not None and found > 10
 
     # the cache serves another target, and one without ranges for the stage is refused
@@ -152,7 +145,7 @@ def test_mask_rcnn_is_two_graphs_that_equal_eager(tmp_path: Path):
     path.with_name(stage).write_bytes(with_digest(graphs.stages["masks"]).SerializeToString())
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     want = torch_under_test(model, graphs.spec, thresholds=LIMITS)(image)
-    assert isinstance(want, Instances) and len(want) == 20, "more than the stage's 16 rows"
+    assert isinstance(want, Instances) and len(want) > 16, "more than the stage's 16 rows"
     for engine in ("onnxruntime", "openvino"):
         pytest.importorskip(engine)
         with open_predictor(path, engine=engine, thresholds=LIMITS) as predictor:
