@@ -21,6 +21,12 @@ class Model(nn.Module, abc.ABC):
 
     stride: int
 
+    operators = False
+    """Which form of `models.regions` the network runs and is exported in. Without regions there is one."""
+
+    rounds = 0
+    """Of the plain form's suppression of proposals; 0 where there is none."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) normalised -> {role: head tensor}, the raw values that leave the network.
@@ -65,6 +71,10 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode_spec(self) -> Decode:
         """What `decode` does, for the spec: a kind of `contract.decode.DECODERS` and its parameters."""
+
+    def rounds_needed(self, images: Tensor) -> int:
+        """The least `rounds` with which these images (N, 3, H, W) get the proposals of greedy suppression."""
+        return 0
 
     def proposals(self) -> Proposals | None:
         """Where the regions come from that `forward` and `training_loss` take beside the images.
