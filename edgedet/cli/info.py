@@ -14,7 +14,7 @@ import typer
 from edgedet.contract.errors import DataError, SpecError, UsageError
 from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import SPEC_KEY, ModelSpec, Tensor
-from edgedet.contract.tensor_file import read_tensor_file
+from edgedet.contract.tensor_file import base_of, read_tensor_file
 from edgedet.contract.text import printable
 from edgedet.runtime.engines.engine import PLAN_SUFFIXES
 from edgedet.runtime.engines.onnx_metadata import read_spec
@@ -96,6 +96,8 @@ def _weights(path: Path) -> Description:
         "values": sum(prod(shape) for _, shape in header.tensors.values()),
         "types": sorted({dtype for dtype, _ in header.tensors.values()}),
     }
+    if (base := base_of(path, header.metadata)) is not None:
+        facts["more_tensors"] = f"{len(base.tensors)} in {base.file}"
     return Description(path, "weights", ModelSpec.from_json(header.metadata[SPEC_KEY]), facts)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from edgedet.contract.errors import UnknownName
 from edgedet.contract.spec import Decode, Output, Proposals, Stage
 from edgedet.contract.targets import Targets
 
@@ -26,6 +27,9 @@ class Model(nn.Module, abc.ABC):
 
     rounds = 0
     """Of the plain form's suppression of proposals; 0 where there is none."""
+
+    frozen: tuple[str, ...] = ()
+    """Parts that training leaves as they are (`freeze`)."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -50,6 +54,26 @@ class Model(nn.Module, abc.ABC):
         heads = self(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.loss(heads, targets)
+
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Let training leave these parts as they are, "backbone" for example, with the statistics of norms.
+
+        Raises:
+            UnknownName: the network has no such part.
+        """
+        known = [name for name, _ in self.named_children()]
+        for part in parts:
+            if part not in known:
+                raise UnknownName("part of the network", part, known)
+            self.get_submodule(part).requires_grad_(False).eval()
+        self.frozen = tuple(parts)
+
+    def train(self, mode: bool = True) -> Model:
+        """As torch's, but for what is frozen."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
 
     def begin_epoch(self, share: float) -> None:
         """Called before each epoch with the share of the training that is done, from 0 to below 1.
