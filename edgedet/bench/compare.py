@@ -11,6 +11,7 @@ from pathlib import Path
 from edgedet.bench.artifacts import Artifact, Exports, Missing, Weights, find_weights
 from edgedet.bench.comparison import Compared, Comparison
 from edgedet.bench.measure import measure
+from edgedet.bench.rcnn_parts import parts_of
 from edgedet.bench.scores import PROPOSALS, Score, Scores
 from edgedet.contract.errors import DataError, EdgedetError, EmptyDataset, ImageError, WeightsError
 from edgedet.data import Dataset, open_dataset
@@ -83,6 +84,7 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
             precision=options.precision,
             progress=lambda _: advance(next(done)),
         )
+    parts = parts_of(dict.fromkeys(a.file for a, _, _ in scored), opened)
     rows = [
         Compared(a, speed, score, with_masks)
         for (a, score, with_masks), speed in zip(scored, speeds, strict=True)
@@ -99,6 +101,7 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
         seconds=options.seconds,
         rows=tuple(rows),
         missing=tuple(missing),
+        parts=parts,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgedet.bench.figures import (
     OneImage,
     Round,
 )
+from edgedet.bench.rcnn_parts import Parts
 from edgedet.bench.scores import Score
 from edgedet.runtime import hardware
 
@@ -82,8 +84,10 @@ class Faster:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a reader needs to judge the figures. data, images: what accuracy was measured on; source:
-    what speed was, of at most `frames` frames a round and `seconds`, if that is sooner over.
+    """Everything a reader needs to judge the figures.
+
+    data, images: what accuracy was measured on; source: what speed was, of at most `frames` frames a round
+    and `seconds`, if that is sooner over; parts: of R-CNN's files, on ONNX Runtime.
     """
 
     cpu: hardware.Cpu
@@ -97,6 +101,7 @@ class Comparison:
     seconds: float
     rows: tuple[Compared, ...]
     missing: tuple[Missing, ...]
+    parts: Mapping[Path, Parts] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -186,6 +191,7 @@ class Comparison:
             "accuracy_with_masks": asdict(row.mask_score) if row.mask_score else None,
             "change": difference(row.score.ap11, full.score.ap11) if full else None,
             "speed": row.speed.to_json(),
+            "parts": parts.to_json() if (parts := self.parts.get(row.artifact.file)) else None,
         }
 
 

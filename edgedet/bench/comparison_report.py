@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedet.bench.claims import CAVEAT, SPEEDUPS, Claim
@@ -44,6 +45,8 @@ def grids(c: Comparison) -> list[Grid]:
     found = [_summary(c), _steps(c)]
     if any(r.mask_score for r in c.rows):
         found.insert(1, _masks(c))
+    if c.parts:
+        found.append(_parts(c))
     return [*found, _published(c)]
 
 
@@ -203,6 +206,17 @@ def _steps(c: Comparison) -> Grid:
     if any(r.artifact.spec.stages for r in c.rows):
         notes.append("What runs after NMS (mask-rcnn's mask head) is in decode, NMS.")
     return Grid("Where the time goes, ms an image", header, rows, tuple(notes), 2)
+
+
+def _parts(c: Comparison) -> Grid:
+    several = len({path.name for path in c.parts}) < len(c.parts)  # of several engines
+    files = {str(Path(*path.parts[-2:])) if several else path.name: parts for path, parts in c.parts.items()}
+    first = next(iter(files.values())).rows()
+    figures = zip(*([ms for _, ms, _ in parts.rows()] for parts in files.values()), strict=True)
+    rows = tuple((name, covers, *ms) for (name, _, covers), ms in zip(first, figures, strict=True))
+    frames = next(iter(files.values())).frames
+    note = f"On ONNX Runtime, medians of {frames} frames; the graph is cut at the features."
+    return Grid("R-CNN part by part, ms an image", ("part", "covers", *files), rows, (note,), 2)
 
 
 def _published(c: Comparison) -> Grid:
