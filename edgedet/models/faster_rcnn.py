@@ -11,6 +11,7 @@ Where this departs from the papers, and why:
 - 128 proposals of an image instead of 300: at 320 px more find nothing new, and the second stage costs as
   much as there are proposals.
 - RoIAlign instead of RoI max pooling (He et al. 2017): nothing is rounded.
+- Batch norms in the pyramid: without them the scale of its levels ran away (`necks.Fpn`).
 - Joint training is the default (Ren et al. 2016, 3.2 "approximate joint training"): gradients do not pass
   through the coordinates of proposals.
 - Anchors across the image's border are trained on, as in FPN: at 320 px large objects have no others.
@@ -98,7 +99,7 @@ class FasterRcnn(Model):
             output_stride=32 if fpn else 16,
         )
         channels = self.backbone.channels
-        self.neck = Fpn(channels, width, extra=1) if fpn else _Single(channels[0], width)
+        self.neck = Fpn(channels, width, extra=1, norm=True) if fpn else _Single(channels[0], width)
         self.strides = (*PYRAMID, 64) if fpn else (16,)
         """Of the RPN's levels."""
         self.seen = min(len(PYRAMID), len(self.strides))

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from edgedet.export.noise import noise
 
 from edgedet.bench.rcnn_parts import cut, measure_parts
 from edgedet.calib import PLACEMENTS, observe, quantise
@@ -16,6 +15,7 @@ from edgedet.calib.observe import cpu_session
 from edgedet.contract.errors import UsageError
 from edgedet.contract.spec import ModelSpec
 from edgedet.export.graph import Graphs, export_graphs, to_bytes, with_spec
+from edgedet.export.noise import noise
 from edgedet.models import build, make_spec
 from edgedet.models.rcnn import Rcnn
 

@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_a_cache_of_before_digests_loads(tmp_path: Path) -> None:
     del raw["sha256"]
     path = tmp_path / "c.json"
     path.write_text(json.dumps(raw | {"version": 1}))
-    assert Scales.load(path) == Scales.load(CACHES / "yolo" / "calibration.json")
+    shipped = Scales.load(CACHES / "yolo" / "calibration.json")
+    assert replace(Scales.load(path), version=shipped.version) == shipped
     path.write_text(json.dumps(raw))
     with pytest.raises(CalibrationError, match="other fields"):
         Scales.load(path)
