@@ -64,8 +64,8 @@ class Compared:
 
     @property
     def comparable(self) -> bool:
-        """Whether its AP is the mean over all classes of the data, as that of the others."""
-        return len(self.score.classes) == self.score.of
+        """Whether its AP, where it was measured, is the mean over all classes of the data, as the others'."""
+        return self.score.ap11 is None or len(self.score.classes) == self.score.of
 
 
 @dataclass(frozen=True)

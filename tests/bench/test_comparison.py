@@ -197,7 +197,7 @@ def test_what_was_not_measured_is_no_figure(comparison: Comparison, tmp_path: Pa
     none = replace(first, score=Score(0, None, None, None, (), 2, "there is no object in 3 images"))
     odd = replace(comparison, rows=(none, *others))
     (summary, *_) = grids(odd)
-    assert summary.rows[0][2] == "-- *"
+    assert summary.rows[0][2] == "--"
     assert summary.rows[1][3] == "--", "there is nothing to compare INT8 with"
     assert "rcnn: AP not measured: there is no object in 3 images" in summary.notes
     draw_comparison(odd, tmp_path / "a.png")
