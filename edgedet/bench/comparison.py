@@ -62,11 +62,6 @@ class Compared:
         """Whether its proposals come from outside the network."""
         return self.artifact.spec.proposals is not None
 
-    @property
-    def comparable(self) -> bool:
-        """Whether its AP, where it was measured, is the mean over all classes of the data, as the others'."""
-        return self.score.ap11 is None or len(self.score.classes) == self.score.of
-
 
 @dataclass(frozen=True)
 class Faster:
@@ -113,6 +108,15 @@ class Comparison:
         """The machine in a few words."""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
         return f"{self.cpu}{threads}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What most detectors' AP is the mean over: the longest list of classes that one of them knows."""
+        return max((r.score.classes for r in self.rows), key=len)
+
+    def comparable(self, row: Compared) -> bool:
+        """Whether a row's AP, where it was measured, is the mean over the same classes as the others'."""
+        return row.score.ap11 is None or set(row.score.classes) == set(self.classes)
 
     def row(self, name: str, column: tuple[str, str]) -> Compared | None:
         """The row of a detector on an engine in a precision."""
