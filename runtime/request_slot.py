@@ -97,6 +97,7 @@ class RequestSlot:
     def _another(self) -> bool:
         """Keep what a run gave; whether there is another one."""
         if not self._gathered:
+            self.outputs = self.request.outputs  # an engine may give other arrays each time
             return False
         run = self._runs[self._done]
         for name, array in self._gathered.items():

@@ -77,7 +77,7 @@ def samples(masks: Path) -> Samples:
 def test_a_loader_that_stalls_ends_the_wait(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a disk that does not answer."""
     monkeypatch.setattr(batches, "STALLED_S", 2.0)
-    monkeypatch.setattr(type(samples.source), "load", lambda source, index, masks: time.sleep(3600))
+    monkeypatch.setattr(type(samples.source), "load", lambda source, index, **options: time.sleep(3600))
     loader = Loader(samples, Order(6, 2, seed=0), 1)
     try:
         with pytest.raises(TrainingError, match="No batch came from the loader processes"), named(1):
