@@ -53,12 +53,17 @@ def save_model(
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
     if base is not None:
-        theirs, _ = read(base)
-        shared = {k for k, v in tensors.items() if k in theirs and _same(v, theirs[k])}
+        shared = in_common(tensors, base)
         place = Path(os.path.relpath(base, path.parent)).as_posix()
         metadata[BASE_KEY] = Base(place, _sha256(base), tuple(sorted(shared))).to_json()
         tensors = {k: v for k, v in tensors.items() if k not in shared}
     write_tensors(path, tensors, metadata)
+
+
+def in_common(tensors: Mapping[str, Tensor], path: Path) -> set[str]:
+    """The names of those that a file holds too, bit for bit; not what it leaves to others itself."""
+    theirs, _ = _read(path)
+    return {k for k in tensors.keys() & theirs.keys() if _same(tensors[k], theirs[k])}
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
