@@ -220,7 +220,7 @@ class Trainer:
         over = done == self.recipe.epochs
         self.progress.finished = self.after is None and (over or self._stalled())
         self.progress.epoch, self.progress.batch = done, 0
-        if last and not over:
+        if last and not over:  # before the state is saved: it is always of the phase of its epoch
             self.model.load_state_dict(self.average.state_dict())
             self.progress.best = self.progress.best_epoch = None  # of another measure
             self._begin(self.phases[self.phases.index(self.phase) + 1])

@@ -3,7 +3,8 @@
 run.json            the command, settings, seed, data, versions and hardware
 state.safetensors   all that is needed to go on
 best.safetensors    the averaged weights of the best validation, with their spec
-steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped)
+steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped); the
+                    phase where there are several
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
 stages/             what the stages after the epochs have done (R-CNN), until the run is finished

@@ -220,6 +220,13 @@ def test_what_cannot_be_meant_is_said() -> None:
         phases(model, Recipe(epochs=8, phases=(4, 4)), TRAINING["detection"])
 
 
+def test_a_model_that_has_no_steps_says_so(voc: Path, tmp_path: Path) -> None:
+    done = run(*command(voc, tmp_path / "run", "--schedule", "alternating"))
+    assert done.returncode == 2
+    assert "yolo is trained all at once" in done.stderr and "faster-rcnn" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def unbroken(voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("four") / "unbroken"
