@@ -51,7 +51,7 @@ class FourSteps(InPhases):
         super().__init__()
         assert isinstance(network, FasterRcnn)
         self.stride = network.stride
-        self._free = [name for name, p in network.named_parameters() if p.requires_grad]
+        self._free = {name for name, p in network.named_parameters() if p.requires_grad}
         self.proposer = copy.deepcopy(network)
         self.detector = network
         self.phase = -1
