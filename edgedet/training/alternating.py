@@ -21,7 +21,7 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgedet.contract.spec import Decode, Output
 from edgedet.contract.targets import Targets
@@ -29,6 +29,10 @@ from edgedet.models.base import Model
 from edgedet.models.faster_rcnn import FasterRcnn
 from edgedet.training.phases import InPhases, Planned
 from edgedet.training.tasks import PROPOSALS, Training
+
+PROPOSER: tuple[tuple[str, ...], ...] = (("backbone", "neck", "rpn"), (), (), ())
+DETECTOR: tuple[tuple[str, ...], ...] = ((), ("backbone", "neck", "box_head"), ("rpn",), ("box_head",))
+"""The parts of either network that each step trains; all others keep still, their norms too."""
 
 
 class FourSteps(InPhases):
@@ -54,7 +58,6 @@ class FourSteps(InPhases):
         self._free = {name for name, p in network.named_parameters() if p.requires_grad}
         self.proposer = copy.deepcopy(network)
         self.detector = network
-        self.phase = -1
         self.begin(0)
 
     @property
@@ -62,37 +65,17 @@ class FourSteps(InPhases):
         """See InPhases."""
         return self.detector
 
-    @property
-    def trained(self) -> tuple[nn.Module, ...]:
-        """The parts that this phase trains; all others keep still."""
-        first, second = self.proposer, self.detector
-        return (
-            (first.backbone, first.neck, first.rpn),
-            (second.backbone, second.neck, second.box_head),
-            (second.rpn,),
-            (second.box_head,),
-        )[self.phase]
-
     def begin(self, phase: int) -> None:
         """See InPhases."""
         self.phase = phase
         if phase == 2:
             self.detector.rpn.load_state_dict(self.proposer.rpn.state_dict())
-        self.requires_grad_(False)
-        moving = {id(p) for part in self.trained for p in part.parameters()}
-        for network in (self.proposer, self.detector):
+        for network, trained in ((self.proposer, PROPOSER[phase]), (self.detector, DETECTOR[phase])):
             for name, parameter in network.named_parameters():
-                # what the recipe freezes anyway (the backbone's first stages) stays frozen
-                parameter.requires_grad_(name in self._free and id(parameter) in moving)
+                # the backbone's first stages learn in no phase
+                parameter.requires_grad_(name in self._free)
+            network.freeze([name for name, _ in network.named_children() if name not in trained])
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> FourSteps:
-        """As of any module, but what keeps still stays in eval form, so that its norms do too."""
-        super().train(False)
-        self.training = mode
-        for part in self.trained:
-            part.train(mode)
-        return self
 
     def task(self, phase: int, whole: Training) -> Training:
         """An RPN is measured by the recall of its proposals."""

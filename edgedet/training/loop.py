@@ -96,6 +96,7 @@ class Trainer:
         device = self.processes.device
         self.task = TRAINING[self.spec.task]
         self.amp_dtype = amp_dtype(self.amp, device)
+        self.model.freeze(self.recipe.frozen)
         self.model = prepared(self.spec.model, self.model, self.recipe)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.phases = phases(self.model, self.recipe, self.task)

@@ -37,7 +37,7 @@ class InPhases(Model):
     """What is trained in phases: the network that is wanted, and what else it takes to get there.
 
     Made of that network (`Entry.alternating`); its averaged weights are validated as those of any model.
-    While it is trained, parts that keep still are in eval form: `train` must leave them so.
+    Parts that keep still in a phase are frozen (`Model.freeze`).
     """
 
     plan: ClassVar[tuple[Planned, ...]]
@@ -138,6 +138,11 @@ def phases(model: Model, recipe: Recipe, task: Training) -> tuple[Phase, ...]:
             f"{recipe.epochs} epochs in phases of {recipe.phases} are not the {len(model.plan)} phases of"
             f" {type(model).__name__}.",
             hint="`training.phases.alternating` makes such a recipe.",
+        )
+    if recipe.frozen:
+        raise UsageError(
+            f"--freeze {recipe.frozen[0]} with --schedule alternating: each step has parts that it trains.",
+            hint="Leave one of them out.",
         )
     if recipe.patience:
         raise UsageError(
