@@ -11,8 +11,8 @@ Step 3 begins from step 1's RPN layers, step 4 from step 2's box head ("fine-tun
 The result is one ordinary Faster R-CNN.
 
 Proposals are made anew in each step for the image as it is augmented, by the averaged weights that the step
-before came to, in eval form. The paper's authors keep those of whole images on disk; here a proposer's
-forward costs a third of a training step, and crops get proposals at the scale that the network will see.
+before came to, in eval form. The paper's authors keep those of whole images on disk; made anew they are of
+the crop that the detector sees, at its scale, and there is no cache that could be of other weights.
 """
 
 from __future__ import annotations

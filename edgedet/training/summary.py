@@ -39,7 +39,8 @@ def before(trainer: Trainer, weights: Path | None, fresh: list[str]) -> list[tup
     rows.append(("steps", f"{recipe.epochs} epochs x {len(trainer.order)} steps of {recipe.batch} images"))
     if isinstance(trainer.model, InPhases):
         for planned, phase in zip(trainer.model.plan, trainer.phases, strict=True):
-            rows.append((f"step {phase.name}", f"epochs {phase.first} to {phase.end - 1}: {planned.trains}"))
+            span = f"{phase.end - phase.first} epochs from {phase.first} on"
+            rows.append((f"step {phase.name}", f"{span}: {planned.trains}"))
     if trainer.after is not None:
         rows += trainer.after.describe()
     if processes.device.type == "cuda":

@@ -31,7 +31,7 @@ from edgedet.training.run_folder import RunFolder
 from edgedet.training.tasks import EVERY_ROW, PROPOSALS, TRAINING
 
 FOUR = ("--model", "faster-rcnn", "--schedule", "alternating", "--size", "64x96", "--epochs", "4")
-FOUR = (*FOUR, *("--option", "width=16", "--option", "hidden=16", "--option", "proposals=16"))
+FOUR = (*FOUR, *("--option", "width=16", "--option", "hidden=16", "--option", "proposals=128"))
 FOUR = (*FOUR, "--option", "sampled=16")
 STEPS = ("1-rpn", "2-detector", "3-rpn", "4-detector")
 MOVING = (
@@ -260,11 +260,16 @@ def test_a_run_ends_in_an_ordinary_faster_r_cnn(unbroken: Path, voc: Path) -> No
     val = open_dataset(f"voc:{voc}", "val")
     found = evaluate(torch_under_test(model, spec), val, progress=False)
     assert found.ap11 == pytest.approx(measured[3]["score"])
+    counts = {c["name"]: c["detections"] for c in measured[3]["metrics"]["classes"]}
+    assert {c.name: c.detections for c in found.classes} == counts
+    assert sum(counts.values()) > 0
     # box head alone moved since: proposals are those that step 3 was measured by
     whole = FourSteps(model).eval()
     whole.begin(2)
     again = evaluate_proposals(torch_under_test(whole, spec, thresholds=EVERY_ROW), val, progress=False)
     assert again.recall == pytest.approx(measured[2]["score"])
+    assert again.recall is not None and again.recall > 0
+    assert 0 < again.proposals == pytest.approx(measured[2]["metrics"]["proposals"])
 
 
 def test_what_is_shared_is_the_same_to_the_bit_after_steps_3_and_4(voc: Path, tmp_path: Path) -> None:
