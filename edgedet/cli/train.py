@@ -75,8 +75,20 @@ def train(
             help="The pictures have an up: windows are not flipped vertically. [default: the recipe's]",
         ),
     ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="joint: all at once. alternating, of faster-rcnn: the paper's 4 steps (RPN; detector on its "
+            "proposals; RPN alone; box head alone), 6 + 8 + 3 + 4 epochs."
+        ),
+    ] = "joint",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the data; alternating: of all steps together, in proportion to the planned "
+            "ones. [default: the recipe's]",
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
@@ -110,6 +122,8 @@ def train(
     entry(model)  # an unknown name is said before torch is loaded
     if amp not in ("auto", "off", "bf16", "fp16") or device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--amp {amp} --device {device}: expected auto|off|bf16|fp16 and auto|cpu|cuda.")
+    if schedule not in ("joint", "alternating"):
+        raise UsageError(f"--schedule {schedule}: expected joint or alternating.")
     import torch
 
     from edgedet.contract.spec import Provenance
@@ -119,6 +133,7 @@ def train(
     from edgedet.training.determinism import deterministic
     from edgedet.training.loop import Trainer
     from edgedet.training.memory import keep_freed_memory
+    from edgedet.training.phases import alternating
     from edgedet.training.processes import join
     from edgedet.training.recipe import RECIPES, Recipe
     from edgedet.training.run_folder import RunFolder
@@ -136,6 +151,8 @@ def train(
         "frozen": None if freeze is None else tuple(freeze),
     }
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    if schedule == "alternating":
+        recipe = alternating(model, recipe, epochs)
     pixels = parse_size(size) or entry(model).size
     options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
     recipe = replace(recipe, model=options)

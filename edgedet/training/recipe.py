@@ -21,6 +21,8 @@ class Recipe:
         ema: decay of the averaged weights, which are what is evaluated and saved.
         clip: gradient norm limit.
         patience: stop when the validation score has not risen for this many evaluations; 0 = never.
+        phases: epochs of each phase of a training in several (`training.phases`), `epochs` in all; none: all
+            is trained at once.
         mild_epochs: so many epochs at the end see a detector's images expanded and cropped by little only.
         window: height and width of the windows that a semantic model is trained on, cut from the images;
             none: of the network's input size.
@@ -40,6 +42,7 @@ class Recipe:
     ema: float = 0.998
     clip: float = 10.0
     patience: int = 0
+    phases: tuple[int, ...] = ()
     mild_epochs: int = 0
     window: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from torchvision.transforms import v2
 
-from edgedet.contract.spec import Task
+from edgedet.contract.spec import Task, Thresholds
 from edgedet.data import Dataset
 from edgedet.data.augment import detection_transform, segmentation_transform
 from edgedet.data.augment_localisation import localisation_transform
 from edgedet.data.one_object import with_one_object
 from edgedet.evaluation import (
+    EVAL_THRESHOLDS,
     LocalisationMetrics,
     Metrics,
+    ProposalMetrics,
     SegmentationMetrics,
     evaluate,
     evaluate_localisation,
+    evaluate_proposals,
     evaluate_semantic,
 )
 from edgedet.training.recipe import Recipe
 
-Measured: TypeAlias = Metrics | SegmentationMetrics | LocalisationMetrics
+Measured: TypeAlias = Metrics | SegmentationMetrics | LocalisationMetrics | ProposalMetrics
 """What a validation finds."""
 
 
@@ -39,7 +42,7 @@ class Training:
     transform: (input size, recipe, fill, mild) -> the augmentation, `mild` in the last epochs;
     evaluate: (predict, dataset, limit=, progress=) -> metrics; value: metrics -> the score, in [0, 1],
     None if there was nothing to measure; semantic: trained on class maps, not on boxes; instances: with a
-    mask for each box; select: the images of a data set that are of use.
+    mask for each box; select: the images of a data set that are of use; thresholds: what `predict` keeps.
     """
 
     score: str
@@ -50,6 +53,7 @@ class Training:
     semantic: bool = False
     instances: bool = False
     select: Callable[[Dataset], Dataset] = _all
+    thresholds: Thresholds = EVAL_THRESHOLDS
 
 
 def _ap11(metrics: Measured) -> float | None:
@@ -72,6 +76,11 @@ def _box_iou(metrics: Measured) -> float | None:
     return metrics.mean_iou
 
 
+def _recall(metrics: Measured) -> float | None:
+    assert isinstance(metrics, ProposalMetrics)
+    return metrics.recall
+
+
 def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
     return detection_transform(size, train=True, fill=fill, mild=mild)
 
@@ -92,6 +101,19 @@ _ONE_BOX = Training(
 )
 
 _MASKS = Training("mask AP50", "mask_AP50", _boxes, evaluate, _mask_ap50, instances=True)
+
+EVERY_ROW = Thresholds(score=0.0, iou=1.0, pre_nms=2000, max_detections=2000)
+"""Proposals have passed their own suppression."""
+
+PROPOSALS = replace(
+    _BOXES,
+    score="recall",
+    metric="proposal_recall50",
+    evaluate=evaluate_proposals,
+    value=_recall,
+    thresholds=EVERY_ROW,
+)
+"""A network that proposes regions, by itself."""
 
 TRAINING: dict[Task, Training] = {
     "detection": _BOXES,
