@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.numbers import check_count
 from edgedet.contract.proposals import cached
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
@@ -94,6 +95,8 @@ class Trainer:
     proposals_cache: Path | None = None
 
     def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("state_every", 1), ("eval_every", 1), ("eval_limit", 1)):
+            check_count(name, getattr(self, name), least)
         device = self.processes.device
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
