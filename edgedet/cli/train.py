@@ -294,9 +294,7 @@ def sha256(path: Path) -> str:
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:
     """The first `limit` images of a data set."""
-    from dataclasses import replace
-
-    return dataset if limit is None else replace(dataset, truths=dataset.truths[:limit])
+    return dataset.part(range(len(dataset))[:limit])
 
 
 def versions() -> dict[str, str]:

@@ -124,7 +124,7 @@ def _truth(image: Path, file: Path, kinds: Path | None, names: Sequence[str], pr
             hint="Export both again.",
         )
     height, width = numbers.shape
-    boxes = BoxList(file, (height, width), problems)
+    boxes = BoxList(image, file, (height, width), problems)
     kept = []
     for number in np.unique(numbers).tolist():
         if number in (0, VOID):
@@ -137,7 +137,7 @@ def _truth(image: Path, file: Path, kinds: Path | None, names: Sequence[str], pr
             most = int(np.bincount(classes[mask].astype(np.int64)).argmax())
             name = CLASSES[most - 1] if 1 <= most <= len(CLASSES) else f"class {most}"
         if name not in names:
-            problems.add(file, clean.UNKNOWN_CLASS, f"object {number}, {name!r}, was dropped")
+            boxes.note(clean.UNKNOWN_CLASS, f"object {number}, {name!r}, was dropped")
         elif boxes.add(box, names.index(name), ignore=False, line=0, note=f"object {number}"):
             kept.append(number)
-    return boxes.truth(image, masks=NumberedMasks(file, tuple(kept)))
+    return boxes.truth(masks=NumberedMasks(file, tuple(kept)))

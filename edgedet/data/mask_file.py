@@ -119,16 +119,15 @@ def class_map_truths(
     for stem in stems:
         image, mask, other = images.get(stem), masks.get(stem), masks.get(f"{stem}_mask")
         if mask is not None and other is not None and f"{stem}_mask" not in images:
-            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead")
+            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead", image=image)
         mask = mask or other
         if image is None:
             problems.add(listed_in, clean.MISSING_IMAGE, f"there is no image {stem}")
         elif mask is None:
             problems.add(image, clean.NO_MASK, f"no mask is called {stem} or {stem}_mask; left out")
         else:
-            truths.append(
-                BoxList(image, None, problems).truth(image, class_map=MaskFile(mask, image, labels))
-            )
+            boxes = BoxList(image, image, None, problems)
+            truths.append(boxes.truth(class_map=MaskFile(mask, image, labels)))
     return truths
 
 

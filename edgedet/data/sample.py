@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -83,7 +84,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a data set: where (file, line; 0 = the whole file) and what."""
+    """One thing that is wrong with a data set: where (file, line; 0 = the whole file) and what.
+
+    image: the image of the data set that it concerns; None where that is none of those that are there.
+    """
 
     path: Path
     line: int
@@ -93,20 +97,28 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
         text = f"{place}: {self.kind}: {self.detail}"
+    image: Path | None = None
         # names come from files: what a terminal would obey, or could not show, is written as its number
         return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 @dataclass
 class Problems:
-    """All problems of a data set, each named once; loading goes on without what they name."""
+    """All problems of a data set, each named once; loading goes on without what they name.
+
+    whole: the problems that these are some of; what is noted here is noted there too.
+    """
 
     items: list[Problem] = field(default_factory=list)
     _seen: set[Problem] = field(default_factory=set, repr=False)
 
-    def add(self, path: Path, kind: str, detail: str, *, line: int = 0) -> None:
+    def add(self, path: Path, kind: str, detail: str, *, line: int = 0, image: Path | None = None) -> None:
         """Note one problem. `kind` is one of a few short phrases, so that they can be counted."""
-        problem = Problem(path, line, kind, detail)
+    whole: Problems | None = field(default=None, repr=False)
+        self.take(Problem(path, line, kind, detail, image))
+
+    def take(self, problem: Problem) -> None:
+        """Note one problem, unless it is known."""
         if problem not in self._seen:
             self._seen.add(problem)
             self.items.append(problem)
@@ -114,6 +126,13 @@ class Problems:
     def counts(self) -> dict[str, int]:
         """{kind: how often}, most frequent first."""
         return dict(Counter(p.kind for p in self.items).most_common())
+            if self.whole is not None:
+                self.whole.take(problem)
+
+    def only(self, wanted: Callable[[Problem], bool]) -> Problems:
+        """Some of the problems."""
+        found = [p for p in self.items if wanted(p)]
+        return Problems(found, self, set(found))
 
     def summary(self) -> str:
         """The counts on one line, empty if nothing is wrong: "2 zero area, 1 missing image"."""

@@ -186,7 +186,7 @@ def evaluate(
         mask_ap75=shapes.ap75 if shapes else None,
         best_score=best_score,
         best_f1=best_f1,
-        notes=(*notes, *dataset.notes),
+        notes=(*notes, *dataset.part(indices).notes),
         not_measured="" if any(c.objects for c in curves.values()) else _reason(truths, objects),
     )
 

@@ -103,7 +103,7 @@ def evaluate_semantic(
             for i, k in enumerate(known)
         ),
         trimaps=tuple(Trimap(radius, _mean(band.iou()), band.pixels) for radius, band in bands.items()),
-        notes=(*notes, *coverage(dataset, indices, skipped), *dataset.notes),
+        notes=(*notes, *coverage(dataset, indices, skipped), *dataset.part(indices).notes),
         not_measured="" if whole.pixels else _reason(len(indices) - len(skipped), dataset, known),
     )
 

@@ -264,7 +264,7 @@ class Trainer:
     def _step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
         images, targets, problems = batch
         for problem in problems:
-            self.train.problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
+            self.train.problems.take(problem)
         step, steps = self.progress.step, self.recipe.epochs * len(self.order)
         factor = learning_rate(step, steps, self.recipe)
         for group in self.optimizer.param_groups:
