@@ -236,7 +236,9 @@ class Dataset:
             raise
         return self._class_map(index, size)
 
-    def _class_map(self, source: ClassMapSource, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _class_map(self, index: int, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        source = self.truths[index].class_map
+        assert source is not None
         height, width = size
         try:
             return source.read((height, width))
@@ -247,15 +249,17 @@ class Dataset:
     def fingerprint(self) -> str:
         """sha256 (hex) of classes, image names and labels, in order; the images' pixels are not read.
 
-        Masks of classes are labels: their files' names and bytes are covered, and what their values mean.
+        Masks of classes and of objects are labels: their files' names and bytes are covered, and what their
+        values mean; of those that stand in the labels (COCO's), what stands there.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for truth in self.truths:
             digest.update(json.dumps([truth.path.name, len(truth.boxes)]).encode())
             for array, dtype in ((truth.boxes, "<f4"), (truth.labels, "<i8"), (truth.ignore, "?")):
                 digest.update(np.ascontiguousarray(array, dtype).tobytes())
-            if truth.class_map is not None:
-                digest.update(truth.class_map.identity().encode())
+            for source in (truth.class_map, truth.masks):
+                if source is not None:
+                    digest.update(source.identity().encode())
         return digest.hexdigest()
 
 

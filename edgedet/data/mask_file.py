@@ -95,11 +95,16 @@ class MaskFile:
 
     def identity(self) -> str:
         """Name and bytes of the file, and what its values mean; the name alone if it cannot be read."""
-        digest = hashlib.sha256(os.fsencode(self.path.name))
-        digest.update(np.ascontiguousarray(self.labels.table, "<i2").tobytes())
-        with contextlib.suppress(OSError):  # said when it is read
-            digest.update(read_bytes(self.path, MAX_BYTES))
-        return digest.hexdigest()
+        return file_identity(self.path, np.ascontiguousarray(self.labels.table, "<i2").tobytes())
+
+
+def file_identity(path: Path, meaning: bytes) -> str:
+    """sha256 (hex) of a mask file's name, what its values mean, and its bytes where they can be read."""
+    digest = hashlib.sha256(os.fsencode(path.name))
+    digest.update(meaning)
+    with contextlib.suppress(OSError):  # said when it is read
+        digest.update(read_bytes(path, MAX_BYTES))
+    return digest.hexdigest()
 
 
 def class_map_truths(

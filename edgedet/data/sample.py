@@ -19,6 +19,10 @@ class MaskSource(Protocol):
         """(n, H, W) bool: one mask for each box of the `Truth`, in its order, at the image's size."""
         ...
 
+    def identity(self) -> str:
+        """What stands for them in the data set's fingerprint; the same on every machine."""
+        ...
+
 
 class ClassMapSource(Protocol):
     """Where an image's class per pixel comes from (palette PNG, index PNG, ...); decoded when asked for."""
@@ -93,11 +97,11 @@ class Problem:
     line: int
     kind: str
     detail: str
+    image: Path | None = None
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
         text = f"{place}: {self.kind}: {self.detail}"
-    image: Path | None = None
         # names come from files: what a terminal would obey, or could not show, is written as its number
         return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
@@ -110,11 +114,11 @@ class Problems:
     """
 
     items: list[Problem] = field(default_factory=list)
+    whole: Problems | None = field(default=None, repr=False)
     _seen: set[Problem] = field(default_factory=set, repr=False)
 
     def add(self, path: Path, kind: str, detail: str, *, line: int = 0, image: Path | None = None) -> None:
         """Note one problem. `kind` is one of a few short phrases, so that they can be counted."""
-    whole: Problems | None = field(default=None, repr=False)
         self.take(Problem(path, line, kind, detail, image))
 
     def take(self, problem: Problem) -> None:
@@ -122,10 +126,6 @@ class Problems:
         if problem not in self._seen:
             self._seen.add(problem)
             self.items.append(problem)
-
-    def counts(self) -> dict[str, int]:
-        """{kind: how often}, most frequent first."""
-        return dict(Counter(p.kind for p in self.items).most_common())
             if self.whole is not None:
                 self.whole.take(problem)
 
@@ -133,6 +133,10 @@ class Problems:
         """Some of the problems."""
         found = [p for p in self.items if wanted(p)]
         return Problems(found, self, set(found))
+
+    def counts(self) -> dict[str, int]:
+        """{kind: how often}, most frequent first."""
+        return dict(Counter(p.kind for p in self.items).most_common())
 
     def summary(self) -> str:
         """The counts on one line, empty if nothing is wrong: "2 zero area, 1 missing image"."""
