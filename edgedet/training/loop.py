@@ -98,6 +98,7 @@ class Trainer:
         for name, least in (("workers", 0), ("state_every", 1), ("eval_every", 1), ("eval_limit", 1)):
             check_count(name, getattr(self, name), least)
         device = self.processes.device
+        self.model.freeze(self.recipe.frozen)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
