@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edgedet.calib.observe import Feed
 from edgedet.contract.errors import ImageError
+from edgedet.contract.numbers import check_count
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.proposals import Proposer, RegionInput
 from edgedet.contract.spec import ModelSpec
@@ -60,6 +61,7 @@ class CalibrationSet:
         *,
         proposer: Proposer | None = None,
     ) -> None:
+        check_count("limit", limit)
         self.dataset = dataset
         self._feed = Feeder(spec, proposer)
         self.indices = _spread(range(len(dataset)), limit)

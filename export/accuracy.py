@@ -110,7 +110,7 @@ def fewer(dataset: Dataset, limit: int | None) -> Dataset:
     if len(chosen) == len(dataset):
         return dataset
     name = f"{dataset.name}, {len(chosen)} of {len(dataset)} images"
-    return replace(dataset, name=name, truths=[dataset.truths[i] for i in chosen])
+    return replace(dataset.part(chosen), name=name)
 
 
 def average_precision(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:

@@ -12,6 +12,7 @@ from edgedet.calib.images import DEFAULT_IMAGES
 from edgedet.calib.observe import DEFAULT_METHOD
 from edgedet.calib.verdict import MAX_DROP, MIN_AGREEMENT
 from edgedet.contract.errors import UsageError
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.export.console import LabelledConsole
 from edgedet.export.targets import Target, find_target
 from edgedet.export.tensorrt.rtx import DEFAULT_SMS, check_sms, library
@@ -50,6 +51,10 @@ class ExportOptions:
     def check(self) -> Target:
         """The target; raises a named error for all that can be known to be wrong before any work."""
         entry(self.model)
+        check_count("calib_images", self.calib_images)
+        check_count("eval_images", self.eval_images)
+        check_number("max_drop", self.max_drop, most=100)
+        check_number("min_agreement", self.min_agreement, most=100)
         target = find_target(self.target)
         if target.name == "tensorrt-rtx":
             library()

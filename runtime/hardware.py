@@ -26,6 +26,9 @@ FLAGS = {
 }
 """The instruction sets that matter to inference, as Linux spells them (x86, then ARM), and their names."""
 
+MAX_THREADS = 1024
+"""More threads or inferences at once nobody means; a library that is asked for millions ends the process."""
+
 INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
 """Flags of the instructions that make INT8 quicker than FP32 on a CPU."""
 

@@ -30,6 +30,7 @@ from typing import Any
 
 from edgedet.contract.errors import UsageError
 from edgedet.contract.frames import Frame, Notice
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.contract.results import Result
 from edgedet.runtime.opencv_threads import one_opencv_thread
 from edgedet.runtime.predictor import TIMEOUT, Predictor
@@ -76,6 +77,8 @@ class Pipeline:
         notify: Callable[[Notice], None] | None = None,
         timeout: float = 2 * TIMEOUT,
     ) -> None:
+        check_count("limit", limit)
+        check_number("timeout", timeout, above=True, most=threading.TIMEOUT_MAX)
         self._source = source
         self._predictor = predictor
         self._sinks = sinks

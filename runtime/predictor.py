@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from edgedet.contract.errors import EdgedetError, EngineError, EngineTimeout
 from edgedet.contract.frames import Frame, Image
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import FrameTransform
 from edgedet.contract.results import Result
@@ -126,8 +127,8 @@ class CpuPredictor:
             be held without one coming back.
 
     Raises:
-        SpecError: the spec does not fit its own tensors. EngineError: the batch is not the model's, or
-            `in_flight` is less than 1.
+        SpecError: the spec does not fit its own tensors. EngineError: the batch is not the model's.
+        UsageError: a number below 1, or a timeout that is none.
     """
 
     def __init__(
@@ -139,6 +140,9 @@ class CpuPredictor:
         batch: int | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
+        check_count("in_flight", in_flight)
+        check_count("batch", batch)
+        check_number("timeout", timeout, above=True, most=threading.TIMEOUT_MAX)
         self.engine = engine
         self.spec = engine.spec.with_(thresholds=thresholds) if thresholds else engine.spec
         self.name = engine.name
@@ -147,8 +151,6 @@ class CpuPredictor:
         self.streams = engine.streams
         self.in_flight = engine.streams + 1 if in_flight is None else in_flight
         self.batch = (engine.spec.input.batch or 1) if batch is None else batch
-        if self.in_flight < 1:
-            raise EngineError(f"in_flight is {in_flight}, expected at least 1.")
         self.timeout = timeout
         self._postprocess = make_postprocessor(self.spec, stages_of(engine))
         self._out: set[CpuTicket] = set()

@@ -14,6 +14,7 @@ from edgedet.bench.measure import measure
 from edgedet.bench.rcnn_parts import parts_of
 from edgedet.bench.scores import PROPOSALS, Score, Scores
 from edgedet.contract.errors import DataError, EdgedetError, EmptyDataset, ImageError, WeightsError
+from edgedet.contract.numbers import check_count
 from edgedet.data import Dataset, open_dataset
 from edgedet.evaluation.evaluate import spread
 from edgedet.export.accuracy import fewer
@@ -58,6 +59,8 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
         WeightsError: no detector has weights, or those given cannot be used. DataError: the data cannot be
             used. The first error of the detectors, where none could be measured. As `measure`.
     """
+    for name in ("frames", "rounds", "limit", "threads", "streams"):
+        check_count(name, getattr(options, name))
     weights, missing = find_weights(options.weights)
     if not weights:
         raise WeightsError("No detector has weights.", hint="Give some: --weights NAME=FILE.")

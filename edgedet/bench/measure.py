@@ -33,6 +33,7 @@ from typing import Any
 from edgedet.bench.figures import Measured, OneImage, Round
 from edgedet.contract.errors import SourceError, UsageError
 from edgedet.contract.frames import Frame, Image
+from edgedet.contract.numbers import check_count
 from edgedet.runtime.opencv_threads import one_opencv_thread
 from edgedet.runtime.pipeline import Pipeline
 from edgedet.runtime.predictor import TIMEOUT, CpuPredictor, open_predictor
@@ -68,8 +69,10 @@ def measure(
     `progress` is told what was measured, once per model and round.
 
     Raises:
-        UsageError: a live source. The errors of opening models and sources.
+        UsageError: a live source, or no frame or round. The errors of opening models and sources.
     """
+    check_count("frames", frames)
+    check_count("rounds", rounds)
     opened: Callable[[], Source] = source if callable(source) else partial(open_source, source)
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "results.jsonl"

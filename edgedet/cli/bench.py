@@ -10,6 +10,7 @@ import typer
 
 from edgedet.contract.errors import MissingDependency, UnknownName, UsageError
 from edgedet.contract.text import printable
+from edgedet.runtime.hardware import MAX_THREADS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +45,13 @@ def bench(
     frames: Annotated[int, typer.Option(min=10, help="Frames per pass.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Passes; that with the median ratio is reported.")] = 5,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: the engine's choice]")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads. [default: the engine's choice]")
     ] = None,
     streams: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=MAX_THREADS,
             help="Inferences at the same time.",
             show_default="edgedet-run's for files; with --all: its 1 for cameras",
         ),

@@ -13,7 +13,8 @@ import typer
 from edgedet.contract.errors import UsageError
 from edgedet.contract.proposals import cached
 from edgedet.contract.text import printable
-from edgedet.data import Dataset, open_dataset
+from edgedet.data import Problems, open_dataset
+from edgedet.data.one_object import with_one_object
 from edgedet.evaluation import (
     LocalisationMetrics,
     Metrics,
@@ -24,6 +25,7 @@ from edgedet.evaluation import (
     evaluate_semantic,
 )
 from edgedet.evaluation import evaluate as evaluate_boxes
+from edgedet.evaluation.evaluate import spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -94,11 +96,17 @@ def evaluate(
     dataset = open_dataset(data, split)
     if trimap and not dataset.semantic:
         raise UsageError(f"--trimap is for masks; {dataset.name} has none.")
-    # before the first image, because it may take long
-    if left := dataset.left_out():
-        typer.echo(printable(f"data  {dataset.name}: {left}"), err=True)
+    said: dict[str, None] = {}
+    images: set[Path] = set()
 
     def measure(predict: ModelUnderTest) -> Measured:
+        data = with_one_object(dataset) if predict.task == "localisation" and dataset.labelled else dataset
+        looked_at = data.part(spread(len(data), limit))
+        images.update(t.path for t in looked_at.truths)
+        # before the first image, because it may take long
+        if (left := looked_at.left_out()) and left not in said:
+            said[left] = None
+            typer.echo(printable(f"data  {dataset.name}: {left}"), err=True)
         if dataset.semantic:
             return evaluate_semantic(predict, dataset, limit=limit, trimaps=trimap or ())
         if predict.task == "localisation":
@@ -109,12 +117,13 @@ def evaluate(
     for name, model in zip(labels(models), models, strict=True):
         with opened(model, engine, precision, proposals_cache) as predict:
             results[name] = measure(predict)
+    problems = dataset.problems if limit is None else dataset.problems.only(lambda p: p.image in images)
     if json_output:
         found = [{"model": name, **json.loads(m.to_json())} for name, m in results.items()]
-        problems = {"counts": dataset.problems.counts(), "list": [str(p) for p in dataset.problems.items]}
-        typer.echo(json.dumps({"results": found, "problems": problems}))
+        listed = {"counts": problems.counts(), "list": [str(p) for p in problems.items]}
+        typer.echo(json.dumps({"results": found, "problems": listed}))
     else:
-        show(results, dataset, per_class=per_class)
+        show(results, problems, per_class=per_class)
 
 
 @contextlib.contextmanager
@@ -177,8 +186,8 @@ def labels(models: Sequence[str]) -> list[str]:
     return list(models)
 
 
-def show(results: Mapping[str, Measured], dataset: Dataset, *, per_class: bool) -> None:
-    """Tables on stdout; below them what a reader must know, and what was wrong with the data."""
+def show(results: Mapping[str, Measured], problems: Problems, *, per_class: bool) -> None:
+    """Tables on stdout; below them what a reader must know, and what was wrong with the images looked at."""
     from rich.console import Console
 
     from edgedet.evaluation import report
@@ -207,7 +216,7 @@ def show(results: Mapping[str, Measured], dataset: Dataset, *, per_class: bool) 
     notes = dict.fromkeys(note for m in results.values() for note in m.notes)
     for note in notes:
         console.print(printable(f"note  {note}"), soft_wrap=True, highlight=False, markup=False)
-    if len(dataset.problems):
-        console.print(printable(f"data  {dataset.problems.summary()}; first:"), highlight=False, markup=False)
-        for problem in dataset.problems.items[:3]:
+    if len(problems):
+        console.print(printable(f"data  {problems.summary()}; first:"), highlight=False, markup=False)
+        for problem in problems.items[:3]:
             console.print(printable(f"      {problem}"), soft_wrap=True, highlight=False, markup=False)

@@ -52,7 +52,9 @@ def export(
             show_default="images held out from --calib-data",
         ),
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of AP or mIoU that may be lost.")] = 0.5,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of AP or mIoU that may be lost.")
+    ] = 0.5,
     min_agreement: Annotated[
         float, typer.Option(min=0, max=100, help="Percent of agreement wanted where there is no truth.")
     ] = 90.0,

@@ -20,10 +20,11 @@ import contextlib
 import functools
 import inspect
 import io
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, NoReturn, get_type_hints
@@ -173,6 +174,7 @@ def run_verb(verb: str, args: Sequence[str], program: str = "") -> int:
     def call() -> object:
         command = command_of(verb)
         with command.make_context(name, list(args)) as context:
+            _refuse_infinite(command, context.params)
             return command.invoke(context)
 
     return _guarded(call, debug="--debug" in args, program=name)
@@ -207,6 +209,15 @@ def _refuse_repetition(command: Any) -> None:
         return parser
 
     command.make_parser = strict_parser
+
+
+def _refuse_infinite(command: Any, values: Mapping[str, Any]) -> None:
+    """UsageError for a number that is none, or infinite: it passes every comparison with a range's ends."""
+    for parameter in command.params:
+        given = values.get(parameter.name)
+        for value in given if isinstance(given, (list, tuple)) else (given,):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{parameter.opts[0]} {value} is no number to work with.")
 
 
 def _process_once(option: Any, process: Callable[[Any, Any], None], value: Any, state: Any) -> None:

@@ -18,7 +18,7 @@ from edgedet.contract.errors import EdgedetError, UsageError
 from edgedet.contract.frames import Frame, Notice
 from edgedet.contract.results import Result
 from edgedet.contract.text import printable
-from edgedet.runtime.hardware import streams_for
+from edgedet.runtime.hardware import MAX_THREADS, streams_for
 from edgedet.runtime.sinks.sink import JsonLines, RunInfo, Sink
 
 _REFRESH = 0.5  # seconds: redrawing the progress costs what a frame's postprocessing costs
@@ -59,12 +59,17 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="End after this many frames.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads for inference. [default: the engine's choice]")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_THREADS, help="CPU threads for inference. [default: the engine's choice]"
+        ),
     ] = None,
     streams: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Inferences at the same time. [default: 1 for live sources, more for files]"
+            min=1,
+            max=MAX_THREADS,
+            help="Inferences at the same time. [default: 1 for live sources, more for files]",
         ),
     ] = None,
     timeout: Annotated[

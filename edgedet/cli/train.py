@@ -91,13 +91,13 @@ def train(
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step, over all processes.")] = None,
-    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; not 0.")] = None,
     patience: Annotated[
         int | None,
         typer.Option(min=0, help="Stop after this many validations without a better score; 0 = never."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load and augment.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=1024, help="Processes that load and augment.")] = 1,
     amp: Annotated[str, typer.Option(help="Mixed precision: auto, off, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     eval_limit: Annotated[int | None, typer.Option(min=1, help="Validate on this many images only.")] = None,
@@ -118,27 +118,13 @@ def train(
     Example: edgedet-train --model yolo --data voc:VOCdevkit -o runs/yolo
     """
     from edgedet.models import entry
+    from edgedet.training.recipe import RECIPES, Recipe
 
-    entry(model)  # an unknown name is said before torch is loaded
+    entry(model)  # an unknown name is said before torch is loaded, and so is a number that cannot be meant
     if amp not in ("auto", "off", "bf16", "fp16") or device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--amp {amp} --device {device}: expected auto|off|bf16|fp16 and auto|cpu|cuda.")
     if schedule not in ("joint", "alternating"):
         raise UsageError(f"--schedule {schedule}: expected joint or alternating.")
-    import torch
-
-    from edgedet.contract.spec import Provenance
-    from edgedet.data import open_dataset, open_datasets
-    from edgedet.models import build, make_spec
-    from edgedet.training.checkpoint import start_from
-    from edgedet.training.determinism import deterministic
-    from edgedet.training.loop import Trainer
-    from edgedet.training.memory import keep_freed_memory
-    from edgedet.training.phases import alternating
-    from edgedet.training.processes import join
-    from edgedet.training.recipe import RECIPES, Recipe
-    from edgedet.training.run_folder import RunFolder
-    from edgedet.training.signals import Stopped, StopRequest
-
     chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
     given = {
         "epochs": epochs,
@@ -151,6 +137,20 @@ def train(
         "frozen": None if freeze is None else tuple(freeze),
     }
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    import torch
+
+    from edgedet.contract.spec import Provenance
+    from edgedet.data import open_dataset, open_datasets
+    from edgedet.models import build, make_spec
+    from edgedet.training.checkpoint import start_from
+    from edgedet.training.determinism import deterministic
+    from edgedet.training.loop import Trainer
+    from edgedet.training.memory import keep_freed_memory
+    from edgedet.training.phases import alternating
+    from edgedet.training.processes import join
+    from edgedet.training.run_folder import RunFolder
+    from edgedet.training.signals import Stopped, StopRequest
+
     if schedule == "alternating":
         recipe = alternating(model, recipe, epochs)
     pixels = parse_size(size) or entry(model).size
@@ -335,9 +335,7 @@ def sha256(path: Path) -> str:
 
 def first(dataset: Dataset, limit: int | None) -> Dataset:
     """The first `limit` images of a data set."""
-    from dataclasses import replace
-
-    return dataset if limit is None else replace(dataset, truths=dataset.truths[:limit])
+    return dataset.part(range(len(dataset))[:limit])
 
 
 def versions() -> dict[str, str]:

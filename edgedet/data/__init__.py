@@ -76,7 +76,7 @@ def open_datasets(specs: Sequence[str], split: str = "train") -> Dataset:
         return first
     problems = Problems()
     for problem in (p for data in found for p in data.problems.items):
-        problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
+        problems.take(problem)
     truths = [truth for data in found for truth in data.truths]
     notes = tuple(dict.fromkeys(note for data in found for note in data.notes))
     name = " + ".join(data.name for data in found)

@@ -54,7 +54,10 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 class BoxList:
     """Collects one image's boxes, clipped to the image; problems name the label file and line."""
 
-    def __init__(self, labels_file: Path, size: tuple[int, int] | None, problems: Problems) -> None:
+    def __init__(
+        self, image: Path, labels_file: Path, size: tuple[int, int] | None, problems: Problems
+    ) -> None:
+        self.image = image
         self.file = labels_file
         self.size = size
         self.problems = problems
@@ -67,10 +70,10 @@ class BoxList:
     ) -> bool:
         """Keep a box xyxy in pixels, or note why not. `note` names it in reports. True if it was kept."""
         if not all(abs(v) <= MAX_SIDE for v in box):  # NaN neither
-            self.problems.add(self.file, MALFORMED, f"{note} is no place in an image", line=line)
+            self.note(MALFORMED, f"{note} is no place in an image", line=line)
             return False
         if box[2] <= box[0] or box[3] <= box[1]:
-            self.problems.add(self.file, ZERO_AREA, f"{note} was dropped", line=line)
+            self.note(ZERO_AREA, f"{note} was dropped", line=line)
             return False
         kept = box
         if self.size is not None:
@@ -80,7 +83,7 @@ class BoxList:
             if max(abs(a - b) for a, b in zip(box, kept, strict=True)) > ROUNDING:
                 empty = kept[2] <= kept[0] or kept[3] <= kept[1]
                 kind, what = (OUT_OF_BOUNDS, "was dropped") if empty else (CLIPPED, "was clipped")
-                self.problems.add(self.file, kind, f"{note} {what}: the image is {width}x{height}", line=line)
+                self.note(kind, f"{note} {what}: the image is {width}x{height}", line=line)
             if kept[2] <= kept[0] or kept[3] <= kept[1]:
                 return False
         self.boxes.append(kept)
@@ -88,12 +91,14 @@ class BoxList:
         self.ignore.append(ignore)
         return True
 
-    def truth(
-        self, image: Path, *, masks: MaskSource | None = None, class_map: ClassMapSource | None = None
-    ) -> Truth:
-        """What was collected, for this image file."""
+    def note(self, kind: str, detail: str, *, line: int = 0) -> None:
+        """Note what is wrong with the image's labels."""
+        self.problems.add(self.file, kind, detail, line=line, image=self.image)
+
+    def truth(self, *, masks: MaskSource | None = None, class_map: ClassMapSource | None = None) -> Truth:
+        """What was collected."""
         return Truth(
-            path=image,
+            path=self.image,
             boxes=np.asarray(self.boxes, np.float32).reshape(-1, 4),
             labels=np.asarray(self.labels, np.int64),
             ignore=np.asarray(self.ignore, bool),

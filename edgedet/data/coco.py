@@ -44,7 +44,7 @@ def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -
     images, annotations, categories = _lists(file)
     problems = Problems()
     names, labels = _categories(file, categories, classes, problems)
-    lists, paths = _images(file, images, problems)
+    lists = _images(file, images, problems)
     masks: dict[int, list[Any]] = {key: [] for key in lists}
     seen: dict[int, int] = {}
     for position, entry in enumerate(annotations):
@@ -57,10 +57,10 @@ def open_coco(path: Path, split: str, *, classes: Sequence[str] | None = None) -
         _annotation(entry, f"annotations[{position}]", file, lists, masks, labels, problems)
     truths = []
     for key, boxes in lists.items():
-        if not is_file(paths[key]):
-            problems.add(file, clean.MISSING_IMAGE, str(paths[key]))
+        if not is_file(boxes.image):
+            problems.add(file, clean.MISSING_IMAGE, str(boxes.image))
             continue
-        truths.append(_truth(boxes, paths[key], masks[key]))
+        truths.append(_truth(boxes, masks[key]))
     return Dataset(f"coco:{file.stem}", names, truths, problems)
 
 
@@ -127,10 +127,10 @@ def _categories(
     return names, {key: names.index(name) for key, name in known.items() if name in names}
 
 
-def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int, BoxList], dict[int, Path]]:
-    """An empty box list and the image file for each image id, in the order of the file."""
-    lists: dict[int, BoxList] = {}
+def _images(file: Path, images: list[Any], problems: Problems) -> dict[int, BoxList]:
+    """An empty box list for each image id, in the order of the file."""
     names: dict[int, str] = {}
+    sizes: dict[int, tuple[int, int] | None] = {}
     seen: dict[str, int] = {}
     for position, entry in enumerate(images):
         key, name = _field(entry, "id"), _field(entry, "file_name")
@@ -138,20 +138,17 @@ def _images(file: Path, images: list[Any], problems: Problems) -> tuple[dict[int
         if not _whole(key) or not isinstance(name, str) or not is_name(name):
             problems.add(file, clean.MALFORMED, f"images[{position}] has no whole id and file_name")
             continue
-        if key in lists:
+        if key in names:
             problems.add(file, clean.DUPLICATE, f"images[{position}] repeats the id {short(key)}")
             continue
         if seen.setdefault(name, key) != key:
             detail = f"images[{position}] and the id {short(seen[name])} are the same file, {short(name)}"
             problems.add(file, clean.DUPLICATE, detail)
-        size = clean.extent(height, width) if _whole(height) and _whole(width) else None
-        lists[key] = BoxList(file, size, problems)
+        sizes[key] = clean.extent(height, width) if _whole(height) and _whole(width) else None
         names[key] = name
     folder = _image_folder(file, list(names.values())[:20])
     paths = {key: _image_path(folder, name) for key, name in names.items()}
-    for key, boxes in lists.items():
-        boxes.size = boxes.size or measured(paths[key])
-    return lists, paths
+    return {key: BoxList(path, file, sizes[key] or measured(path), problems) for key, path in paths.items()}
 
 
 def _image_path(folder: Path, name: str) -> Path:
@@ -187,31 +184,32 @@ def _annotation(
     problems: Problems,
 ) -> None:
     image, category, bbox = _field(entry, "image_id"), _field(entry, "category_id"), _field(entry, "bbox")
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(real(v) for v in bbox)):
-        problems.add(file, clean.MALFORMED, f"{where}: bbox is {short(bbox)}, expected four numbers")
-        return
     boxes = lists.get(image) if _whole(image) else None
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(real(v) for v in bbox)):
+        detail = f"{where}: bbox is {short(bbox)}, expected four numbers"
+        problems.add(file, clean.MALFORMED, detail, image=boxes.image if boxes is not None else None)
+        return
     if boxes is None:
         problems.add(file, clean.UNKNOWN_IMAGE, f"{where}: no image has the id {short(image)}")
         return
     label = labels.get(category) if _whole(category) else None
     if label is None:
-        problems.add(file, clean.UNKNOWN_CLASS, f"{where}: category {short(category)} was dropped")
+        boxes.note(clean.UNKNOWN_CLASS, f"{where}: category {short(category)} was dropped")
         return
     crowd = _field(entry, "iscrowd")
     if crowd not in (None, 0, 1):
         detail = f"{where}: iscrowd is {short(crowd)}, expected 0 or 1: taken as no crowd"
-        problems.add(file, clean.UNUSUAL, detail)
+        boxes.note(clean.UNUSUAL, detail)
     x, y, w, h = (float(v) for v in bbox)
     note = f"{where} (x {x:g}, y {y:g}, width {w:g}, height {h:g})"
     if boxes.add((x, y, x + w, y + h), label, ignore=crowd == 1, line=0, note=note):
         masks[image].append(segmentation(_field(entry, "segmentation")))
 
 
-def _truth(boxes: BoxList, path: Path, segmentations: list[Any]) -> Truth:
+def _truth(boxes: BoxList, segmentations: list[Any]) -> Truth:
     if boxes.size is None or any(s is None for s in segmentations):
-        return boxes.truth(path)
-    return boxes.truth(path, masks=CocoMasks(tuple(segmentations), boxes.size, boxes.file, path.name))
+        return boxes.truth()
+    return boxes.truth(masks=CocoMasks(tuple(segmentations), boxes.size, boxes.file, boxes.image.name))
 
 
 def _field(entry: object, name: str) -> Any:

@@ -7,6 +7,8 @@ keeps COCO's own rule for the pixels on the edge.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,6 +56,18 @@ class CocoMasks:
             if problem:
                 raise AnnotationError(self.file, 0, f"a segmentation of {self.image} {problem}")
         return planes
+
+    def identity(self) -> str:
+        """The segmentations themselves."""
+        digest = hashlib.sha256(json.dumps(self.size).encode())
+        for one in self.segmentations:
+            if isinstance(one, dict):
+                digest.update(json.dumps(one, sort_keys=True).encode())
+                continue
+            digest.update(json.dumps([len(polygon) for polygon in one]).encode())
+            for polygon in one:
+                digest.update(np.ascontiguousarray(polygon, "<f8").tobytes())
+        return digest.hexdigest()
 
     def _fill(self, plane: npt.NDArray[np.bool_], one: Polygons | Runs) -> str:
         """Write one mask; returns what is wrong with it, empty if nothing is."""

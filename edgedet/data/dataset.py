@@ -7,8 +7,8 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -19,7 +19,7 @@ from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskErr
 from edgedet.contract.image_files import image_size, may_have, read_image
 from edgedet.contract.proposals import Proposer
 from edgedet.data.clean import BROKEN_IMAGE, CORRECTED, LOST_IMAGES, LOST_OBJECTS, MASK_SIZE, NO_LABELS
-from edgedet.data.sample import ClassMapSource, Problems, Sample, Truth
+from edgedet.data.sample import Problems, Sample, Truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,20 @@ class Dataset:
         if not len(self.problems):
             return "."
         return f" ({self.problems.summary()}). First problem: {self.problems.items[0]}."
+
+    def part(self, indices: Sequence[int]) -> Dataset:
+        """Some of its images, with what was wrong with those alone; it keeps the name.
+
+        What is noted of them later is known to both.
+        """
+        if len(indices) == len(self):
+            return self
+        truths = [self.truths[i] for i in indices]
+        images = {t.path for t in truths}
+        loud = self.mostly_lost()
+        found = replace(self, truths=truths, problems=self.problems.only(lambda p: p.image in images))
+        notes = tuple(note for note in self.notes if note not in loud)
+        return replace(found, notes=(*found.mostly_lost(), *notes))
 
     def summary(self) -> str:
         """What was found, on one line: images, objects by class, ignored ones; and what was left out."""
@@ -147,7 +161,7 @@ class Dataset:
         truth = self.truths[index]
         read = self.image(index)
         image = np.asarray(cv2.cvtColor(read, cv2.COLOR_BGR2RGB), np.uint8)
-        classes = None if truth.class_map is None else self._class_map(truth.class_map, image.shape[:2])
+        classes = None if truth.class_map is None else self._class_map(index, image.shape[:2])
         planes = self._masks_of(index, image.shape[:2]) if masks else None
         regions = proposer(read) if proposer is not None else None
         return Sample(truth.id, image, truth.boxes, truth.labels, truth.ignore, classes, planes, regions)
@@ -162,7 +176,7 @@ class Dataset:
                 f"its masks are {planes.shape[2]}x{planes.shape[1]}, it is {size[1]}x{size[0]}",
                 hint="Export the masks at their image's size.",
             )
-            self.problems.add(problem.file, problem.kind, problem.detail)
+            self._note(index, problem)
             raise problem
         return planes
 
@@ -172,8 +186,16 @@ class Dataset:
         try:
             return read_image(truth.path, size=truth.size)
         except ImageError as e:
-            self.problems.add(truth.path, BROKEN_IMAGE, e.message)
+            self._note(index, e)
             raise
+
+    def _note(self, index: int, error: ImageError | MaskError) -> None:
+        """Note why image `index` or its mask cannot be used."""
+        image = self.truths[index].path
+        if isinstance(error, MaskError):
+            self.problems.add(error.file, error.kind, error.detail, image=image)
+        else:
+            self.problems.add(image, BROKEN_IMAGE, error.message, image=image)
 
     def masks(self, index: int) -> npt.NDArray[np.bool_]:
         """The instance masks of image `index`: (n, H, W) bool, one for each of its boxes.
@@ -210,30 +232,34 @@ class Dataset:
         try:
             size = image_size(truth.path)
         except ImageError as e:
-            self.problems.add(truth.path, BROKEN_IMAGE, e.message)
+            self._note(index, e)
             raise
-        return self._class_map(truth.class_map, size)
+        return self._class_map(index, size)
 
-    def _class_map(self, source: ClassMapSource, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _class_map(self, index: int, size: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        source = self.truths[index].class_map
+        assert source is not None
         height, width = size
         try:
             return source.read((height, width))
         except MaskError as e:
-            self.problems.add(e.file, e.kind, e.detail)
+            self._note(index, e)
             raise
 
     def fingerprint(self) -> str:
         """sha256 (hex) of classes, image names and labels, in order; the images' pixels are not read.
 
-        Masks of classes are labels: their files' names and bytes are covered, and what their values mean.
+        Masks of classes and of objects are labels: their files' names and bytes are covered, and what their
+        values mean; of those that stand in the labels (COCO's), what stands there.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for truth in self.truths:
             digest.update(json.dumps([truth.path.name, len(truth.boxes)]).encode())
             for array, dtype in ((truth.boxes, "<f4"), (truth.labels, "<i8"), (truth.ignore, "?")):
                 digest.update(np.ascontiguousarray(array, dtype).tobytes())
-            if truth.class_map is not None:
-                digest.update(truth.class_map.identity().encode())
+            for source in (truth.class_map, truth.masks):
+                if source is not None:
+                    digest.update(source.identity().encode())
         return digest.hexdigest()
 
 

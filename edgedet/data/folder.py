@@ -27,5 +27,5 @@ def open_folder(path: Path) -> Dataset:
     if not files:
         raise EmptyDataset(f"folder:{path} holds no images ({', '.join(ENDINGS)}).", hint="Put some there.")
     problems = Problems()
-    truths = [BoxList(file, None, problems).truth(file) for file in files]
+    truths = [BoxList(file, file, None, problems).truth() for file in files]
     return Dataset(f"folder:{path.resolve().name}", (), truths, problems, labelled=False)

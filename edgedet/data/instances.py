@@ -7,6 +7,7 @@ its pixels are in SegmentationClass; all of Penn-Fudan's are persons.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from edgedet.data import clean
 from edgedet.data.clean import BoxList
 from edgedet.data.dataset import Dataset, existing
 from edgedet.data.lists import listed_names
-from edgedet.data.mask_file import by_stem
+from edgedet.data.mask_file import by_stem, file_identity
 from edgedet.data.sample import Problems, Truth
 from edgedet.data.voc import CLASSES
 
@@ -38,6 +39,10 @@ class NumberedMasks:
         numbers = np.asarray(self.numbers, np.int64).reshape(-1, 1, 1)
         masks: npt.NDArray[np.bool_] = np.equal(numbers_in(self.path)[None], numbers)
         return masks
+
+    def identity(self) -> str:
+        """Name and bytes of the file, and the objects' numbers."""
+        return file_identity(self.path, json.dumps(self.numbers).encode())
 
 
 def numbers_in(path: Path) -> npt.NDArray[np.generic]:
@@ -124,7 +129,7 @@ def _truth(image: Path, file: Path, kinds: Path | None, names: Sequence[str], pr
             hint="Export both again.",
         )
     height, width = numbers.shape
-    boxes = BoxList(file, (height, width), problems)
+    boxes = BoxList(image, file, (height, width), problems)
     kept = []
     for number in np.unique(numbers).tolist():
         if number in (0, VOID):
@@ -137,7 +142,7 @@ def _truth(image: Path, file: Path, kinds: Path | None, names: Sequence[str], pr
             most = int(np.bincount(classes[mask].astype(np.int64)).argmax())
             name = CLASSES[most - 1] if 1 <= most <= len(CLASSES) else f"class {most}"
         if name not in names:
-            problems.add(file, clean.UNKNOWN_CLASS, f"object {number}, {name!r}, was dropped")
+            boxes.note(clean.UNKNOWN_CLASS, f"object {number}, {name!r}, was dropped")
         elif boxes.add(box, names.index(name), ignore=False, line=0, note=f"object {number}"):
             kept.append(number)
-    return boxes.truth(image, masks=NumberedMasks(file, tuple(kept)))
+    return boxes.truth(masks=NumberedMasks(file, tuple(kept)))

@@ -95,11 +95,16 @@ class MaskFile:
 
     def identity(self) -> str:
         """Name and bytes of the file, and what its values mean; the name alone if it cannot be read."""
-        digest = hashlib.sha256(os.fsencode(self.path.name))
-        digest.update(np.ascontiguousarray(self.labels.table, "<i2").tobytes())
-        with contextlib.suppress(OSError):  # said when it is read
-            digest.update(read_bytes(self.path, MAX_BYTES))
-        return digest.hexdigest()
+        return file_identity(self.path, np.ascontiguousarray(self.labels.table, "<i2").tobytes())
+
+
+def file_identity(path: Path, meaning: bytes) -> str:
+    """sha256 (hex) of a mask file's name, what its values mean, and its bytes where they can be read."""
+    digest = hashlib.sha256(os.fsencode(path.name))
+    digest.update(meaning)
+    with contextlib.suppress(OSError):  # said when it is read
+        digest.update(read_bytes(path, MAX_BYTES))
+    return digest.hexdigest()
 
 
 def class_map_truths(
@@ -119,16 +124,15 @@ def class_map_truths(
     for stem in stems:
         image, mask, other = images.get(stem), masks.get(stem), masks.get(f"{stem}_mask")
         if mask is not None and other is not None and f"{stem}_mask" not in images:
-            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead")
+            problems.add(other, clean.DUPLICATE, f"{mask.name} is used instead", image=image)
         mask = mask or other
         if image is None:
             problems.add(listed_in, clean.MISSING_IMAGE, f"there is no image {stem}")
         elif mask is None:
             problems.add(image, clean.NO_MASK, f"no mask is called {stem} or {stem}_mask; left out")
         else:
-            truths.append(
-                BoxList(image, None, problems).truth(image, class_map=MaskFile(mask, image, labels))
-            )
+            boxes = BoxList(image, image, None, problems)
+            truths.append(boxes.truth(class_map=MaskFile(mask, image, labels)))
     return truths
 
 

@@ -30,4 +30,6 @@ def with_one_object(data: Dataset) -> Dataset:
         f"{data.name}: {left} of {len(data)} images left out, because they have not exactly one object to be"
         f" found ({empty} have none)"
     )
-    return replace(data, truths=kept, notes=(*data.notes, note))
+    others = {t.path for t in data.truths} - {t.path for t in kept}
+    problems = data.problems.only(lambda p: p.image not in others)
+    return replace(data, truths=kept, problems=problems, notes=(*data.notes, note))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,10 @@ class MaskSource(Protocol):
 
     def read(self) -> npt.NDArray[np.bool_]:
         """(n, H, W) bool: one mask for each box of the `Truth`, in its order, at the image's size."""
+        ...
+
+    def identity(self) -> str:
+        """What stands for them in the data set's fingerprint; the same on every machine."""
         ...
 
 
@@ -83,12 +88,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a data set: where (file, line; 0 = the whole file) and what."""
+    """One thing that is wrong with a data set: where (file, line; 0 = the whole file) and what.
+
+    image: the image of the data set that it concerns; None where that is none of those that are there.
+    """
 
     path: Path
     line: int
     kind: str
     detail: str
+    image: Path | None = None
 
     def __str__(self) -> str:
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
@@ -99,17 +108,31 @@ class Problem:
 
 @dataclass
 class Problems:
-    """All problems of a data set, each named once; loading goes on without what they name."""
+    """All problems of a data set, each named once; loading goes on without what they name.
+
+    whole: the problems that these are some of; what is noted here is noted there too.
+    """
 
     items: list[Problem] = field(default_factory=list)
+    whole: Problems | None = field(default=None, repr=False)
     _seen: set[Problem] = field(default_factory=set, repr=False)
 
-    def add(self, path: Path, kind: str, detail: str, *, line: int = 0) -> None:
+    def add(self, path: Path, kind: str, detail: str, *, line: int = 0, image: Path | None = None) -> None:
         """Note one problem. `kind` is one of a few short phrases, so that they can be counted."""
-        problem = Problem(path, line, kind, detail)
+        self.take(Problem(path, line, kind, detail, image))
+
+    def take(self, problem: Problem) -> None:
+        """Note one problem, unless it is known."""
         if problem not in self._seen:
             self._seen.add(problem)
             self.items.append(problem)
+            if self.whole is not None:
+                self.whole.take(problem)
+
+    def only(self, wanted: Callable[[Problem], bool]) -> Problems:
+        """Some of the problems."""
+        found = [p for p in self.items if wanted(p)]
+        return Problems(found, self, set(found))
 
     def counts(self) -> dict[str, int]:
         """{kind: how often}, most frequent first."""

@@ -120,28 +120,28 @@ def open_voc_masks(path: Path, split: str, *, classes: Sequence[str] | None = No
 def _truth(
     annotation: Annotation, file: Path, image: Path, labels: dict[str, int], problems: Problems
 ) -> Truth:
-    found = BoxList(file, annotation.size or clean.measured(image), problems)
+    found = BoxList(image, file, annotation.size or clean.measured(image), problems)
     for thing in annotation.objects:
         label = labels.get(thing.name)
         if label is None:
-            problems.add(file, clean.UNKNOWN_CLASS, f"{thing.name!r} was dropped", line=thing.line)
+            found.note(clean.UNKNOWN_CLASS, f"{thing.name!r} was dropped", line=thing.line)
             continue
         for remark in thing.remarks:
-            problems.add(file, clean.UNUSUAL, f"{thing.name!r}: {remark}", line=thing.line)
+            found.note(clean.UNUSUAL, f"{thing.name!r}: {remark}", line=thing.line)
         corners = [number(c) for c in thing.corners]
         if any(c is None for c in corners):
             detail = f"the box of {thing.name!r} is {clean.short(thing.corners)}, expected four numbers"
-            problems.add(file, clean.MALFORMED, detail, line=thing.line)
+            found.note(clean.MALFORMED, detail, line=thing.line)
             continue
         x0, y0, x1, y1 = (c or 0.0 for c in corners)
         note = f"{thing.name} ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
         if x1 <= x0 or y1 <= y0:
             # inclusive corners make this one pixel at best: a slip of the mouse, not an object
-            problems.add(file, clean.ZERO_AREA, f"{note} was dropped", line=thing.line)
+            found.note(clean.ZERO_AREA, f"{note} was dropped", line=thing.line)
             continue
         # corners are 1-based and inclusive
         found.add((x0 - 1, y0 - 1, x1, y1), label, ignore=thing.difficult, line=thing.line, note=note)
-    return found.truth(image)
+    return found.truth()
 
 
 def _root(path: Path, kind: str, labels: str) -> Path:

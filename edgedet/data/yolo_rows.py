@@ -47,7 +47,7 @@ class Rows:
             if not row:
                 continue
             if row in seen:
-                boxes.problems.add(file, clean.DUPLICATE, f"{clean.short(row)} was dropped", line=line)
+                boxes.note(clean.DUPLICATE, f"{clean.short(row)} was dropped", line=line)
                 continue
             seen.add(row)
             values = [number(w) for w in row.split()]
@@ -55,7 +55,7 @@ class Rows:
             wrong = "" if len(known) == len(values) else "not all are numbers"
             if wrong or (wrong := self._wrong_length(len(known))):
                 detail = f"{clean.short(row)}: {wrong}, expected: class cx cy w h"
-                boxes.problems.add(file, clean.MALFORMED, detail, line=line)
+                boxes.note(clean.MALFORMED, detail, line=line)
                 continue
             label, *rest = known
             if len(known) == 5:
@@ -64,12 +64,12 @@ class Rows:
                 self._long.setdefault(len(known), (file, line))
             if label != int(label) or not 0 <= label < len(self.names):
                 detail = f"class {label:g} of 0 to {len(self.names) - 1} was dropped"
-                boxes.problems.add(file, clean.UNKNOWN_CLASS, detail, line=line)
+                boxes.note(clean.UNKNOWN_CLASS, detail, line=line)
                 continue
             wanted = self.labels[int(label)]
             if wanted is None:
                 detail = f"{clean.short(self.names[int(label)])} was dropped"
-                boxes.problems.add(file, clean.UNKNOWN_CLASS, detail, line=line)
+                boxes.note(clean.UNKNOWN_CLASS, detail, line=line)
                 continue
             points = rest if self.pose is None else rest[:4]
             boxes.add(_corners(points, boxes.size), wanted, ignore=False, line=line, note=row[:60])

@@ -68,7 +68,7 @@ def open_yolo(path: Path, split: str, *, classes: Sequence[str] | None = None) -
             continue
         first = shared.setdefault(file.with_suffix(""), file)
         if first != file:
-            problems.add(file, clean.DUPLICATE, f"it has the same label file as {first.name}")
+            problems.add(file, clean.DUPLICATE, f"it has the same label file as {first.name}", image=file)
         truths.append(truth)
     rows.expect_known_kind()
     _note_orphans(folders, problems)
@@ -86,16 +86,17 @@ def _truth(image: Path, places: list[Path], rows: Rows, problems: Problems) -> T
         problems.add(image, clean.BROKEN_IMAGE, e.message)
         return None
     file = next((p for p in places if p.exists()), places[0])
-    boxes = BoxList(file, size, problems)
+    boxes = BoxList(image, file, size, problems)
     if not file.exists():
-        problems.add(image, clean.NO_LABELS, f"no {file}: taken as an image without objects")
-        return boxes.truth(image)
+        what = f"no {file}: taken as an image without objects"
+        problems.add(image, clean.NO_LABELS, what, image=image)
+        return boxes.truth()
     try:
         rows.read(file, boxes)
     except AnnotationError as e:
         problems.add(file, clean.UNREADABLE, f"{e.reason}; its image is left out", line=e.line)
         return None
-    return boxes.truth(image)
+    return boxes.truth()
 
 
 def _note_orphans(folders: dict[Path, Path], problems: Problems) -> None:

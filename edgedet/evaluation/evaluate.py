@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError, EmptyDataset, ImageError, MaskError, MissingDependency
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.proposals import Proposer, RegionInput, in_runs
@@ -123,7 +124,9 @@ def evaluate(
     Raises:
         DataError: the data set has no boxes, or no class in common with the model; the model gives none.
         EmptyDataset: no image can be read. Unreadable ones are skipped, counted and noted.
+        UsageError: a limit below 1, or an overlap that is not between 0 and 1.
     """
+    check_number("iou", iou, above=True, most=1)
     if not dataset.labelled or dataset.semantic:
         raise DataError(
             f"{dataset.name} has no boxes to compare with.", hint="Evaluate on voc:, coco: or yolo: data."
@@ -183,7 +186,7 @@ def evaluate(
         mask_ap75=shapes.ap75 if shapes else None,
         best_score=best_score,
         best_f1=best_f1,
-        notes=(*notes, *dataset.notes),
+        notes=(*notes, *dataset.part(indices).notes),
         not_measured="" if any(c.objects for c in curves.values()) else _reason(truths, objects),
     )
 
@@ -306,10 +309,11 @@ def _by_plain_name(names: Sequence[str], taken: npt.NDArray[np.bool_]) -> dict[s
 
 
 def spread(length: int, limit: int | None) -> list[int]:
-    """`limit` indices (all if None) evenly over range(length)."""
+    """`limit` indices (all if None) evenly over range(length). UsageError unless it is 1 or more."""
+    check_count("limit", limit)
     if limit is None or limit >= length:
         return list(range(length))
-    return [i * length // limit for i in range(max(1, limit))]
+    return [i * length // limit for i in range(limit)]
 
 
 def _class_metrics(name: str, curve: Curve, coco: float | None) -> ClassMetrics:

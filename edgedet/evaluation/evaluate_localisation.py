@@ -96,7 +96,7 @@ def evaluate_localisation(
             )
             for k, of in zip(known, mine, strict=True)
         ),
-        notes=(*notes, *coverage(data, indices, skipped), *data.notes),
+        notes=(*notes, *coverage(data, indices, skipped), *data.part(indices).notes),
         not_measured=""
         if len(every)
         else f"in none of {len(indices)} images the one object is of a class that the model knows",

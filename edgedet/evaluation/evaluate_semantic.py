@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import DataError
+from edgedet.contract.numbers import check_count
 from edgedet.contract.results import SegmentationMap
 from edgedet.contract.spec import VOID
 from edgedet.data import Dataset
@@ -50,6 +51,7 @@ def evaluate_semantic(
         DataError: the data set has no class maps, or no class in common with the model; the model gives
             something else. EmptyDataset: no image can be read, or no mask used. Such images are skipped,
             counted and noted.
+        UsageError: a limit or a radius below 1.
         ValueError: a map of another size than its image, or of a class that is not named.
     """
     if not dataset.semantic:
@@ -63,6 +65,8 @@ def evaluate_semantic(
     of_truth = _table(np.arange(len(dataset.classes)), known)
     of_model = _table(mapping, known)
     whole = Confusion(len(known))
+    for radius in trimaps:
+        check_count("a radius of trimaps", radius)
     bands = {radius: Confusion(len(known)) for radius in sorted(set(trimaps))}
     indices = spread(len(dataset), limit)
     skipped: list[str] = []
@@ -99,7 +103,7 @@ def evaluate_semantic(
             for i, k in enumerate(known)
         ),
         trimaps=tuple(Trimap(radius, _mean(band.iou()), band.pixels) for radius, band in bands.items()),
-        notes=(*notes, *coverage(dataset, indices, skipped), *dataset.notes),
+        notes=(*notes, *coverage(dataset, indices, skipped), *dataset.part(indices).notes),
         not_measured="" if whole.pixels else _reason(len(indices) - len(skipped), dataset, known),
     )
 

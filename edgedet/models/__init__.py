@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgedet.contract.errors import UnknownName, UsageError
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.contract.spec import Input, ModelSpec, Resize, Task, Tensor, Thresholds
 
 if TYPE_CHECKING:
@@ -100,19 +102,35 @@ def build(name: str, classes: int, **options: Any) -> Model:
     """
     module, _, attribute = entry(name).target.partition(":")
     kind = getattr(importlib.import_module(module), attribute)
-    known = [p for p in inspect.signature(kind).parameters if p != "classes"]
-    for option in options:
+    known = {k: p for k, p in inspect.signature(kind).parameters.items() if k != "classes"}
+    for option, value in options.items():
         if option not in known:
             raise UnknownName(f"option of {name}", option, known)
+        _check_option(option, value, known[option])
     try:
         model: Model = kind(classes, **options)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as e:
         given = ", ".join(f"{k}={v!r:.40}" for k, v in options.items())
         raise UsageError(
             f"{name} cannot be built with the options {given}: {e!s:.200}.",
             hint="The model's docstring says what each takes.",
         ) from e
     return model
+
+
+def _check_option(name: str, value: Any, parameter: inspect.Parameter) -> None:
+    """UsageError unless the value of a number that a class takes is one, and not negative.
+
+    None of them has a meaning below 0, and only those that may be 0 by default or say how much is frozen
+    have one there.
+    """
+    kinds = str(parameter.annotation).split(" | ")
+    if value is None and "None" in kinds:
+        return
+    if "int" in kinds:
+        check_count(name, value, least=0 if name == "frozen_stages" or not parameter.default else 1)
+    elif "float" in kinds:
+        check_number(name, value)
 
 
 def make_spec(
@@ -158,7 +176,8 @@ def check_size(name: str, size: tuple[int, int], stride: int) -> None:
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:
     """Options of a model as typed: ["variant=16s", "width=64"] -> {"variant": "16s", "width": 64}.
 
-    A value is read as JSON where it is some, as text otherwise. UsageError if there is no "=".
+    A value is read as JSON where it is some, as text otherwise. UsageError if there is no "=", or the value
+    is no finite number.
     """
     options = {}
     for text in texts:
@@ -169,6 +188,8 @@ def parse_options(texts: Sequence[str]) -> dict[str, Any]:
             options[name] = json.loads(value)
         except ValueError:
             options[name] = value
+        if isinstance(options[name], float) and not math.isfinite(options[name]):
+            raise UsageError(f"--option {text!r:.80} is no number to work with.")
     return options
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.numbers import check_count
 from edgedet.contract.proposals import cached
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
@@ -93,6 +94,8 @@ class Trainer:
     proposals_cache: Path | None = None
 
     def __post_init__(self) -> None:
+        for name, least in (("workers", 0), ("state_every", 1), ("eval_every", 1), ("eval_limit", 1)):
+            check_count(name, getattr(self, name), least)
         device = self.processes.device
         self.task = TRAINING[self.spec.task]
         self.amp_dtype = amp_dtype(self.amp, device)
@@ -284,7 +287,7 @@ class Trainer:
     def _step(self, wrapped: nn.Module, batch: Batch) -> dict[str, Any]:
         images, targets, problems = batch
         for problem in problems:
-            self.train.problems.add(problem.path, problem.kind, problem.detail, line=problem.line)
+            self.train.problems.take(problem)
         step, length = self.progress.step, len(self.order)
         begun = self.phase.first * length
         factor = learning_rate(step - begun, self.phase.end * length - begun, self.recipe)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgedet.contract.numbers import check_count, check_number
+from edgedet.contract.spec_check import MAX_SIDE
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,6 +33,9 @@ class Recipe:
         upright: False for pictures without an up (microscopy, from the air): flipped vertically too.
         frozen: parts of the network that stay as they were given.
         model: options of the model's class.
+
+    Raises:
+        UsageError: a number that cannot be meant.
     """
 
     epochs: int = 14
@@ -49,6 +55,23 @@ class Recipe:
     upright: bool = True
     frozen: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            check_count(name, getattr(self, name))
+        for name in ("warmup", "patience", "mild_epochs"):
+            check_count(name, getattr(self, name), least=0)
+        for name in ("lr", "clip"):
+            check_number(name, getattr(self, name), above=True)
+        for name in ("backbone_lr", "weight_decay"):
+            check_number(name, getattr(self, name))
+        for name in ("final_lr", "ema"):
+            check_number(name, getattr(self, name), most=1.0)
+        for side in self.window or ():
+            check_count("a side of the window", side, most=MAX_SIDE)
+        low, high = self.scale
+        check_number("the least scale", low, above=True)
+        check_number("the greatest scale", high, least=low)
 
 
 SEGMENTATION = Recipe(

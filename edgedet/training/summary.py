@@ -9,6 +9,7 @@ import torch
 
 from edgedet.data import Dataset
 from edgedet.data.clean import CORRECTED
+from edgedet.evaluation.evaluate import spread
 from edgedet.training.checkpoint import layers
 from edgedet.training.loop import Trainer, objects
 from edgedet.training.phases import InPhases, result
@@ -27,7 +28,7 @@ def before(trainer: Trainer, weights: Path | None, fresh: list[str]) -> list[tup
     if trainer.val is None:
         rows.append(("validation", "none: the last epoch's weights are kept"))
     else:
-        rows += about("validation", trainer.val)
+        rows += about("validation", trainer.val.part(spread(len(trainer.val), trainer.eval_limit)))
         if not trainer.val.semantic and objects(trainer.val) == 0:
             rows.append(("", "nothing to measure there: the last epoch's weights are kept"))
     if weights is not None:

@@ -23,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
+from edgedet.contract.numbers import check_count
 from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import ModelSpec, Stage, Tensor
 from edgedet.runtime.engines.onnx_metadata import checked_metadata, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
+from edgedet.runtime.hardware import MAX_THREADS
 
 Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int | None, ...]
@@ -148,8 +150,10 @@ def open_engine(
     Raises:
         EngineError: no such file, of another kind, or one that the engine or this machine cannot run.
         SpecError: a file without a spec, or one that does not fit it. MissingDependency: no engine is
-            installed. UnknownName: no engine has that name.
+            installed. UnknownName: no engine has that name. UsageError: threads or streams that cannot be.
     """
+    check_count("threads", threads, most=MAX_THREADS)
+    check_count("streams", streams, most=MAX_THREADS)
     path = Path(path)
     if engine != "auto" and engine not in ENGINES:
         raise UnknownName("engine", engine, [*ENGINES, "auto"])

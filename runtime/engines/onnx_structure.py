@@ -1,4 +1,4 @@
-"""Whether an ONNX graph hangs together, before a library gets it that believes it does.
+"""Whether an ONNX graph hangs together and stays in bounds, before a library gets it that believes it does.
 
 On a graph whose tensors are named twice, or whose nodes lack what they work on, OpenVINO reads and writes
 past the end of arrays: the process ends, and no error says why.
@@ -6,15 +6,14 @@ past the end of arrays: the process ends, and no error says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
+from edgedet.runtime.engines.onnx_constants import Constants
 from edgedet.runtime.engines.protobuf import fields, text
 
 # field numbers of onnx.proto
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = 1, 5, 11, 12, 15
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_DOMAIN = 1, 2, 4, 7
-_TENSOR_NAME = 8
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 
 _LEAST = {
@@ -33,6 +32,9 @@ _LEAST = {
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 """Operators with graphs inside. Nothing bounds how long a loop runs, and no engine can be stopped in one."""
 
+Node: TypeAlias = tuple[str, list[str], list[str], list[tuple[int, int]]]
+"""(operator, inputs, outputs, where the bytes of its attributes begin and end)."""
+
 
 def problem(f: BinaryIO, end: int) -> str:
     """What is wrong with the graph between here and `end`, in a few words; empty if nothing is.
@@ -42,14 +44,18 @@ def problem(f: BinaryIO, end: int) -> str:
     inputs: list[str] = []
     outputs: list[str] = []
     known: set[str] = set()
-    nodes: list[tuple[str, list[str], list[str]]] = []
+    constants = Constants()
+    nodes: list[Node] = []
     for part, _, stop in fields(f, end):
         if stop is None:
             continue
         if part == _NODE:
             nodes.append(_node(f, stop))
         elif part == _INITIALIZER:
-            known.update(t for k, t in _texts(f, stop, (_TENSOR_NAME,)))
+            name, why = constants.stored(f, stop)
+            if why:
+                return why
+            known.add(name)
         elif part in (_INPUT, _OUTPUT):
             name, typed = "", False
             for k, _, e in fields(f, stop):
@@ -62,7 +68,7 @@ def problem(f: BinaryIO, end: int) -> str:
         elif part == _SPARSE:
             return "it holds sparse tensors, which edgedet does not write"
     known.update(inputs)
-    for op, taken, given in nodes:
+    for op, taken, given, attributes in nodes:
         if op in _CONTROL:
             return f"a node {op!r} holds a graph of its own, which edgedet neither writes nor runs"
         needed = _LEAST.get(op, 1)
@@ -73,6 +79,11 @@ def problem(f: BinaryIO, end: int) -> str:
         if not any(given) or any(n in known for n in given if n):
             return f"a node {op!r} makes nothing, or what was there before"
         known.update(n for n in given if n)
+        why = (
+            constants.constant(f, attributes, given) if op == "Constant" else constants.node(op, taken, given)
+        )
+        if why:
+            return why
     if len({*inputs}) < len(inputs) or len({*outputs}) < len(outputs):
         return "two inputs or two outputs have the same name"
     if lost := [n for n in outputs if n not in known]:
@@ -80,24 +91,23 @@ def problem(f: BinaryIO, end: int) -> str:
     return ""
 
 
-def _node(f: BinaryIO, end: int) -> tuple[str, list[str], list[str]]:
-    """(operator, inputs, outputs); the operator of another domain with that domain before it."""
+def _node(f: BinaryIO, end: int) -> Node:
+    """The operator of another domain has that domain before it."""
     inputs: list[str] = []
     outputs: list[str] = []
+    attributes: list[tuple[int, int]] = []
     op = domain = ""
-    for k, value in _texts(f, end, (_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_DOMAIN)):
-        if k == _NODE_INPUT:
-            inputs.append(value)
+    for k, _, stop in fields(f, end):
+        if stop is None:
+            continue
+        if k == _NODE_ATTRIBUTE:
+            attributes.append((f.tell(), stop))
+        elif k == _NODE_INPUT:
+            inputs.append(text(f, stop))
         elif k == _NODE_OUTPUT:
-            outputs.append(value)
+            outputs.append(text(f, stop))
         elif k == _NODE_OP_TYPE:
-            op = value
-        else:
-            domain = value
-    return (op if domain in ("", "ai.onnx") else f"{domain}.{op}"), inputs, outputs
-
-
-def _texts(f: BinaryIO, end: int, wanted: tuple[int, ...]) -> Iterator[tuple[int, str]]:
-    for k, _, e in fields(f, end):
-        if k in wanted and e is not None:
-            yield k, text(f, e)
+            op = text(f, stop)
+        elif k == _NODE_DOMAIN:
+            domain = text(f, stop)
+    return (op if domain in ("", "ai.onnx") else f"{domain}.{op}"), inputs, outputs, attributes

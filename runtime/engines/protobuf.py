@@ -55,6 +55,16 @@ def fields(f: BinaryIO, end: int) -> Iterator[tuple[int, int, int | None]]:
         raise MalformedError(end)
 
 
+def varints(f: BinaryIO, end: int) -> list[int]:
+    """The packed varints from here to `end`. Raises MalformedError."""
+    found = []
+    while f.tell() < end:
+        found.append(_varint(f))
+        if len(found) > MAX_FIELDS:
+            raise MalformedError(end)
+    return found
+
+
 def _varint(f: BinaryIO) -> int:
     value = shift = 0
     while True:

@@ -12,7 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from edgedet.contract.errors import SourceError
 from edgedet.contract.frames import Image, Notice, YuvImage
+from edgedet.contract.numbers import check_count, check_number
 from edgedet.runtime.sources.location import check_url, is_url, public_name, scheme
+
+MAX_TIMEOUT = 86_400.0
+"""Seconds; libraries count milliseconds in 32 bits."""
 
 
 class Source:
@@ -80,8 +84,10 @@ def open_source(target: str | int | Path, *, timeout: float = 10.0, reconnects: 
 
     Raises:
         SourceError: there is no such thing, it cannot be opened, or its protocol may not be. EmptyDataset:
-            no images there.
+            no images there. UsageError: a timeout or a number of tries that cannot be meant.
     """
+    check_number("timeout", timeout, above=True, most=MAX_TIMEOUT)
+    check_count("reconnects", reconnects, least=0)
     text = str(target)
     if text.isdecimal():
         from edgedet.runtime.sources.live import Live

@@ -92,6 +92,26 @@ def test_dirty_labels_are_shown(models, bright, tmp_path, capsys):
     assert "01.xml:3: zero area" in out
 
 
+def test_what_is_said_of_the_data_is_of_the_images_looked_at(models, bright, tmp_path, capsys):
+    import shutil
+
+    root = shutil.copytree(bright, tmp_path / "dirty")
+    for name in ("01", "03", "04"):  # of 8; with --limit 2, 00 and 04 are looked at
+        file = root / "Annotations" / f"{name}.xml"
+        corners = "<xmin>9</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+        lost = f"<object><name>dog</name><bndbox>{corners}</bndbox></object>"
+        file.write_text(file.read_text().replace("</annotation>", f"{lost}</annotation>"))
+    (root / "JPEGImages" / "07.jpg").write_bytes(b"nothing")
+    arguments = [models[0], "--data", f"voc:{root}", "--json"]
+    kinds = "zero area"
+    for limit, found in ((["--limit", "2"], {kinds: 1}), ([], {kinds: 3, "broken image": 1})):
+        assert run_verb("eval", [*arguments, *limit]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["problems"]["counts"] == found
+        objects = "1 of 2 objects" if limit else "3 of 8 objects"
+        assert f"{objects} ({found[kinds]} zero area)" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -41,6 +43,49 @@ def test_numbers_become_boxes_and_masks(people: Path) -> None:
     assert sample.masks.sum(axis=(1, 2)).tolist() == [8 * 15, 10 * 22]
     assert data.load(0).masks is None
     assert len(open_dataset(f"instances:{people}", "all")) == 2
+
+
+def test_the_fingerprint_is_of_the_masks_too(people: Path, tmp_path: Path) -> None:
+    """Pixels inside the same box are the mask's alone."""
+    one = open_dataset(f"instances:{people}", "train").fingerprint()
+    moved = shutil.copytree(people, tmp_path / "moved")
+    assert open_dataset(f"instances:{moved}", "train").fingerprint() == one
+    file = moved / "PedMasks" / "a_mask.png"
+    mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    mask[10, 12] = 0
+    cv2.imwrite(str(file), mask)
+    assert open_dataset(f"instances:{moved}", "train").truths[0].boxes.tolist() == [
+        [10, 5, 18, 20],
+        [40, 8, 50, 30],
+    ]
+    assert open_dataset(f"instances:{moved}", "train").fingerprint() != one
+
+
+def test_the_fingerprint_of_coco_s_segmentations(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 90, np.uint8))
+
+    def fingerprint(segmentation: object) -> str:
+        raw = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+            "annotations": [
+                {
+                    "id": 1,
+                    "image_id": 1,
+                    "category_id": 1,
+                    "bbox": [10, 10, 10, 10],
+                    "segmentation": segmentation,
+                }
+            ],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        (tmp_path / "a.json").write_text(json.dumps(raw))
+        return open_dataset(f"coco:{tmp_path / 'a.json'}").fingerprint()
+
+    square, triangle = [10, 10, 20, 10, 20, 20, 10, 20], [10, 10, 20, 10, 20, 20]
+    runs = {"size": [40, 60], "counts": [0, 100, 2300]}
+    found = [fingerprint(s) for s in ([square], [triangle], [triangle, triangle], runs, None)]
+    assert len(set(found)) == 5
+    assert fingerprint([square]) == found[0]
 
 
 def test_what_is_no_such_folder_is_said(people: Path, tmp_path: Path) -> None:

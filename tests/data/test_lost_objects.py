@@ -83,6 +83,64 @@ def test_many_lost_objects_are_said_loudly(yolo):
     assert data.summary() == f"yolo:data train: 1 images, 1 objects (dog 1, cat 0); {left}"
 
 
+def test_a_part_says_what_was_left_out_of_it(yolo):
+    lost = "2 0.5 0.5 0.5 0.5\n"
+    rows = [ROW, ROW + lost, ROW + lost + "3 0.5 0.5 0.5 0.5\n", ROW]
+    root = yolo(*[(f"images/train/{k}.jpg", f"labels/train/{k}.txt", r) for k, r in enumerate(rows)])
+    (root / "images/train/4.jpg").write_bytes(b"nothing")
+    whole = open_dataset(f"yolo:{root}")
+    assert "left out: 1 broken image, 3 of 7 objects (3 unknown class)" in whole.left_out()
+    assert whole.part(range(4)) is whole
+    assert whole.part([0, 3]).left_out() == ""
+    assert whole.part([0, 1]).left_out().startswith("left out: 1 of 3 objects (1 unknown class); the first: ")
+    two = whole.part([2])
+    assert two.notes == ("OBJECTS LOST: 2 of 3 objects were left out",)
+    assert two.left_out().startswith(f"{two.notes[0]}; left out: 2 of 3 objects")
+    assert two.part([0]).part([0]).name == whole.name
+
+
+def test_what_is_found_in_a_part_is_known_to_the_whole(yolo):
+    files = [(f"images/train/{k}.jpg", f"labels/train/{k}.txt", ROW) for k in range(3)]
+    root = yolo(*files)
+    whole = open_dataset(f"yolo:{root}")
+    (root / "images/train/2.jpg").write_bytes(b"nothing")
+    part = whole.part([1, 2]).part([1])
+    with pytest.raises(ImageError):
+        part.load(0)
+    for data in (part, whole):
+        assert data.problems.counts() == {"broken image": 1}
+    assert whole.part([0, 1]).problems.counts() == {}
+
+
+def test_every_kind_of_data_says_of_which_image_a_lost_object_is(tmp_path, voc, obj, image, yolo):
+    voc.add("a", obj("cat", 2, 2, 9, 9))
+    voc.add(
+        "b", obj("cat", 2, 2, 9, 9), obj("dogg", 2, 2, 9, 9), obj("cat", 3, 3, 3, 9), obj("cat", 1, "x", 2, 3)
+    )
+    for name in ("a", "b"):
+        image(tmp_path / f"{name}.jpg")
+    images = [{"id": k, "file_name": f"{'ab'[k]}.jpg", "width": 64, "height": 48} for k in range(2)]
+    boxes = [
+        (0, 1, [1, 1, 5, 5]),
+        (1, 1, [1, 1, 5, 5]),
+        (1, 2, [1, 1, 5, 5]),
+        (1, 1, [1, 1, 0, 5]),
+        (1, 1, [1]),
+    ]
+    annotations = [{"image_id": i, "category_id": c, "bbox": b} for i, c, b in boxes]
+    raw = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "all.json").write_text(json.dumps(raw))
+    rows = ROW + "5 0.5 0.5 0.5 0.5\n0 0.5 0.5 0 0.5\n0 1\n"
+    root = yolo(
+        ("images/train/a.jpg", "labels/train/a.txt", ROW), ("images/train/b.jpg", "labels/train/b.txt", rows)
+    )
+    for spec in (f"voc:{voc.root}", f"coco:{tmp_path / 'all.json'}", f"yolo:{root}"):
+        data = open_dataset(spec)
+        assert "left out: 3 of 5 objects" in data.left_out()
+        assert data.part([0]).left_out() == ""
+        assert "left out: 3 of 4 objects" in data.part([1]).left_out()
+
+
 def test_many_lost_images_are_said_loudly(yolo):
     root = yolo(*[(f"images/train/{k}.jpg", f"labels/train/{k}.txt", ROW) for k in range(3)])
     for k in range(2):

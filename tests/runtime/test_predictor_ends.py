@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from chaos_engine import ChaosEngine, Faults, boxes_spec, map_spec
 
-from edgedet.contract.errors import EngineError, EngineTimeout, ImageError
+from edgedet.contract.errors import EngineError, EngineTimeout, ImageError, UsageError
 from edgedet.contract.frames import Frame
 from edgedet.runtime import CpuPredictor, TiledPredictor, open_predictor
 
@@ -121,7 +121,7 @@ def test_tickets_that_nobody_collects_end_the_wait() -> None:
 
 @pytest.mark.parametrize("in_flight", [0, -1])
 def test_no_slot_at_all_is_refused(brightness: Path, in_flight: int) -> None:
-    with pytest.raises(EngineError, match="expected at least 1"):
+    with pytest.raises(UsageError, match="of at least 1"):
         open_predictor(brightness, in_flight=in_flight)
 
 
