@@ -28,6 +28,7 @@ from edgedet.contract.proposals import cached
 from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
+from edgedet.data.augment_mosaic import mosaic_transform
 from edgedet.evaluation.evaluate import Image
 from edgedet.evaluation.predict_torch import torch_under_test
 from edgedet.models.base import Model
@@ -152,6 +153,8 @@ class Trainer:
             self.seed,
             mild=mild,
             mild_from=self.recipe.epochs - self.recipe.mild_epochs,
+            mosaic=mosaic_transform(self.spec.input.size) if self.recipe.mosaic else None,
+            mosaics=self.recipe.mosaic,
             masks=self.task.instances,
             proposer=self.proposer,
             regions=self.spec.proposals.count if self.spec.proposals else 0,

@@ -73,7 +73,11 @@ def _box_iou(metrics: Measured) -> float | None:
 
 
 def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
-    return detection_transform(size, train=True, fill=fill, mild=mild)
+    # mosaics and bars make objects smaller: together with them fewer images are expanded
+    expand = (0.3 if mild else 0.0) if recipe.mosaic else 0.5
+    return detection_transform(
+        size, train=True, fill=fill, mild=mild, letterbox=recipe.letterbox, expand=expand
+    )
 
 
 def _one_box(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
