@@ -174,10 +174,16 @@ def _options_of(sets: Sequence[str]) -> str:
     return " ".join(f"--data {one.split(' ')[0]}" for one in sets)
 
 
+_AUGMENTED = {"mosaic": "of the images mosaics", "letterbox": "of the others with bars"}
+
+
 def _of_the_task(recipe: Mapping[str, Any], task: Task) -> str:
     options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     if task != "semantic":
-        return options or "the model's default options"
+        shown = [f"{100 * recipe[k]:g} % {what}" for k, what in _AUGMENTED.items() if recipe.get(k)]
+        if mild := recipe.get("mild_epochs"):
+            shown.append(f"{mild} epochs at the end with mild crops")
+        return ", ".join([options or "the model's default options", *shown])
     size = f"{recipe['window'][0]}x{recipe['window'][1]} px" if recipe["window"] else "the input's size"
     low, high = recipe["scale"]
     return (

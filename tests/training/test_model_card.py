@@ -53,7 +53,7 @@ def test_a_card_says_what_is_measured_of_its_task_and_how_to_repeat_the_run(
     assert "dog score lowest" in text
 
 
-def _text(card: ModuleType, model: str, trained_on: str) -> str:
+def _text(card: ModuleType, model: str, trained_on: str, **more: object) -> str:
     data = {"data": "voc:VOC2007 val", "images": 7, "notes": []}
     classes = [{"name": "cat", "ap11": 0.9, "mean_iou": 0.9}, {"name": "dog", "ap11": 0.5, "mean_iou": 0.5}]
     found = MEASURED[model] | data | {"classes": classes}
@@ -66,7 +66,7 @@ def _text(card: ModuleType, model: str, trained_on: str) -> str:
         "seed": 0,
         "size": [320, 320],
         "processes": 2,
-        "recipe": recipe | {"model": {}},
+        "recipe": recipe | {"model": {}} | more,
     }
     run = {
         "settings": settings,
@@ -99,7 +99,8 @@ def test_a_card_names_all_the_data(card: ModuleType) -> None:
     sets = ["voc:VOC2007 train", "coco:own train", "voc:VOC2012X train"]
     assert card._options_of(sets) == "--data voc:VOC2007 --data coco:own --data voc:VOC2012X"
     assert card._options_of(sets[:1]) == "--data voc:PATH"
-    text = _text(card, "mask-rcnn", " + ".join(sets))
+    text = _text(card, "mask-rcnn", " + ".join(sets), mosaic=0.125, letterbox=0.25, mild_epochs=5)
+    assert "12.5 % of the images mosaics, 25 % of the others with bars, 5 epochs at the end" in text
     assert "voc:VOC2007 train: PASCAL VOC2007" in text
     assert "coco:own train: see its own" in text
     assert "voc:VOC2012X train: 1915 more photos" in text
