@@ -11,8 +11,8 @@ same `Scales`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -88,12 +88,14 @@ class Quantised:
     """An INT8 graph (onnx.ModelProto) and which convolutions are INT8 or were left in float, in order.
 
     unsupported: those in float because the target runs no such in INT8 (`Placement.float_transposed`).
+    stages: the graphs that run after NMS, by name.
     """
 
     graph: Any
     int8: tuple[str, ...]
     float: tuple[str, ...]
     unsupported: tuple[str, ...] = ()
+    stages: Mapping[str, Quantised] = field(default_factory=dict)
 
 
 def quantisable_layers(core: Any, placement: Placement) -> list[str]:

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from edgedet.contract.boxes import area
 from edgedet.contract.errors import DataError, ImageError, UsageError
 from edgedet.contract.proposals import Proposer
-from edgedet.contract.results import Detections, SegmentationMap, boxes_of
-from edgedet.contract.spec import Task
+from edgedet.contract.results import Detections, Instances, SegmentationMap, boxes_of
+from edgedet.contract.spec import Task, Thresholds
 from edgedet.data import KINDS, Dataset, Truth, open_dataset
 from edgedet.evaluation import (
+    EVAL_THRESHOLDS,
     ModelUnderTest,
     engine_under_test,
     evaluate,
@@ -27,11 +28,12 @@ from edgedet.evaluation import (
     evaluate_semantic,
 )
 from edgedet.evaluation.ap import every_point, match
+from edgedet.evaluation.mask_ap import MaskAP
 from edgedet.evaluation.segmentation import Confusion
 from edgedet.runtime import Engine, open_source
 
 Image: TypeAlias = npt.NDArray[np.uint8]
-R = TypeVar("R", Detections, SegmentationMap)
+R = TypeVar("R", Detections, Instances, SegmentationMap)
 Measure: TypeAlias = Callable[[Engine], float | None]
 """An engine -> percent; None where the data has nothing to measure it by."""
 
@@ -146,9 +148,10 @@ def agreement(reference: Engine, frames: Frames, proposer: Proposer | None = Non
     labels = np.concatenate([t.labels for t in truths]) if truths else np.zeros(0, np.int64)
     if not len(labels):
         return None
+    thresholds = _thresholds(reference)
 
     def measure(engine: Engine) -> float:
-        under_test = engine_under_test(engine, proposer=proposer)
+        under_test = engine_under_test(engine, thresholds, proposer=proposer)
         detections = [_visible(d) for d in _results(under_test, images, Detections)]
         total = 0.0
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -156,6 +159,16 @@ def agreement(reference: Engine, frames: Frames, proposer: Proposer | None = Non
         return 100 * total / len(labels)
 
     return measure
+
+
+def _thresholds(reference: Engine) -> Thresholds:
+    """Those that agreement is measured with.
+
+    Nearly every box, but suppressed, and at most as many an image, as the reference shows them: what else
+    there is in one image then stands behind all that the reference shows in any.
+    """
+    own = reference.spec.thresholds
+    return replace(EVAL_THRESHOLDS, iou=own.iou, max_detections=own.max_detections)
 
 
 def mean_iou(dataset: Dataset, *, progress: bool, proposer: Proposer | None = None) -> Measure:
@@ -195,6 +208,32 @@ def map_agreement(reference: Engine, frames: Frames, proposer: Proposer | None =
         for a, b in zip(expected, found, strict=True):
             counts.add(a.classes, b.classes)
         return 100 * float(np.nanmean(counts.iou()))
+
+    return measure
+
+
+def mask_agreement(reference: Engine, frames: Frames, proposer: Proposer | None = None) -> Measure | None:
+    """Agreement with a reference engine's masks, in percent; None if the reference finds nothing there.
+
+    COCO's AP over masks at IoU 0.5, where the reference's masks above its own score threshold are the truth;
+    the reference itself has 100.
+    """
+    images = frames.images()
+    predict = engine_under_test(reference, reference.spec.thresholds, proposer=proposer)
+    expected = list(_results(predict, images, Instances))
+    if not any(map(len, expected)):
+        return None
+    thresholds = _thresholds(reference)
+
+    def measure(engine: Engine) -> float | None:
+        found = MaskAP(len(engine.spec.classes))
+        results = _results(engine_under_test(engine, thresholds, proposer=proposer), images, Instances)
+        for image, want, got in zip(images, expected, results, strict=True):
+            size = (image.shape[0], image.shape[1])
+            masks = np.array([*want.pasted(size)], bool).reshape(-1, *size)
+            empty = np.asarray(~masks.any(axis=(1, 2)))  # overlaps nothing, itself included
+            found.add(got, masks, want.detections.labels, empty)
+        return _percent(found.result().ap50)
 
     return measure
 
@@ -246,8 +285,8 @@ _MASKS = Accuracy(
     full="COCO AP over masks at IoU 0.5",
     metric="mask_AP50",
     labelled=mask_precision,
-    results="detections",
-    agreement=agreement,
+    results="masks",
+    agreement=mask_agreement,
 )
 
 ACCURACY: dict[Task, Accuracy] = {

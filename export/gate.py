@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from edgedet.calib import PLACEMENTS, Quantised, Scales, quantise
 from edgedet.calib.images import CalibrationSet, Feeder
@@ -14,6 +13,7 @@ from edgedet.calib.verdict import MAX_DROP, Verdict
 from edgedet.contract.proposals import Proposer
 from edgedet.data import Dataset
 from edgedet.export.accuracy import ACCURACY, MAX_FRAMES, Frames, Measure
+from edgedet.export.graph import Graphs
 from edgedet.export.options import ExportOptions, Log
 from edgedet.export.targets import Target
 from edgedet.runtime import Engine
@@ -107,15 +107,15 @@ def frames_of(evaluation: Eval, calibration: Calibration) -> Frames | None:
 
 @dataclass
 class Search:
-    """INT8 graphs to try, best first: all convolutions; then, if the gate refuses, with the most sensitive
-    1, 2, 4, ... left in float, up to half of them.
+    """INT8 graphs to try, best first: all convolutions; then, if the gate refuses, without those that run
+    after NMS; then with the most sensitive 1, 2, 4, ... left in float, up to half of them.
 
     sensitivity: (layer, decibels gained by leaving it in float), filled when it was looked at.
     """
 
     options: ExportOptions
     target: Target
-    core: Any
+    graphs: Graphs
     scales: Scales
     frames: Frames | None
     feed: Feeder
@@ -126,14 +126,21 @@ class Search:
         placement = PLACEMENTS[self.target.name]
         if self.options.sensitivity:
             self.look()
-        full = quantise(self.core, self.scales, placement)
+        core, stages = self.graphs.core, self.graphs.stages
+        after = {name: quantise(g, self.scales.stages[name], placement) for name, g in stages.items()}
+        full = replace(quantise(core, self.scales, placement), stages=after)
         yield full
+        if stages:
+            layers = {name: (*q.int8, *q.float) for name, q in after.items()}
+            after = {name: Quantised(g, (), layers[name]) for name, g in stages.items()}
+            yield replace(full, stages=after)
         if not self.sensitivity:
             self.look()
         costly = [layer for layer, gain in self.sensitivity if gain > 0][: len(full.int8) // 2]
         count = 1
         while costly:
-            yield quantise(self.core, self.scales, placement, keep_float=costly[:count])
+            some = quantise(core, self.scales, placement, keep_float=costly[:count])
+            yield replace(some, stages=after)
             if count >= len(costly):
                 return
             count *= 2
@@ -147,8 +154,11 @@ class Search:
         some = replace(self.frames, indices=list(self.frames.indices)[::step][:RANKED_ON])
         images = [self.feed(image) for image in some.images()]
         placement = PLACEMENTS[self.target.name]
-        with self.log.console.bar("sensitivity", len(quantisable_layers(self.core, placement))) as advance:
-            self.sensitivity = tuple(rank(self.core, self.scales, placement, images, on_layer=advance))
+        core = self.graphs.core
+        regions = next((o.name for o in self.graphs.spec.outputs if o.role == "proposals"), "")
+        with self.log.console.bar("sensitivity", len(quantisable_layers(core, placement))) as advance:
+            found = rank(core, self.scales, placement, images, regions=regions, on_layer=advance)
+            self.sensitivity = tuple(found)
 
 
 def first_that_passes(
@@ -159,9 +169,10 @@ def first_that_passes(
         verdict = judge(quantised)
         if verdict.passed is not False:
             break
+        left = sum(len(q.float) for q in (quantised, *quantised.stages.values()))
         log.console.line(
             "gate",
-            f"{verdict.quantised:.2f} {verdict.measure} with {len(quantised.float)} layers in float;"
+            f"{verdict.quantised:.2f} {verdict.measure} with {left} layers in float;"
             f" at least {verdict.allowed:.2f} wanted",
         )
     return quantised, verdict

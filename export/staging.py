@@ -45,9 +45,9 @@ class Staging:
             raise output_error(self.output / name, e) from e
         return path
 
-    def publish(self, name: str, *, under: str = "") -> Path:
-        """Give a whole file its final name, by a rename; returns its final path."""
-        target = self.output / (under or name)
+    def publish(self, name: str) -> Path:
+        """Move a whole file to its final place, by a rename; returns its path there."""
+        target = self.output / name
         try:
             finish_file(self.folder / name)
             (self.folder / name).replace(target)

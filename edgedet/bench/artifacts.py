@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,10 +193,11 @@ class Exports:
             files = {"fp32": f"{name}.onnx", "int8": f"{name}-int8.onnx"}
             if report["target"] != library or files["fp32"] not in report["wrote"]:
                 return None
-            judged = report["facts"].get("accuracy", {}).get("data", "")
+            judged = report["facts"].get("accuracy", {}).get("data", "") + report["verdict"]["why"]
             for data in self.opened:
-                if judged.startswith(f"{data.name}, ") and judged != fewer(data, self.limit).name:
-                    return None  # the gate of a shorter trial
+                trial = re.search(re.escape(data.name) + r", \d+ of \d+ images", judged)
+                if trial and trial[0] != fewer(data, self.limit).name:
+                    return None  # the gate saw fewer images, or other ones
             found = [
                 Artifact(self.folder / file, library, read_spec(self.folder / file))
                 for file in files.values()

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgedet.bench.artifacts import Artifact, Exports, Missing, Weights, find_weights
 from edgedet.bench.comparison import Compared, Comparison
 from edgedet.bench.measure import measure
+from edgedet.bench.rcnn_parts import parts_of
 from edgedet.bench.scores import PROPOSALS, Score, Scores
 from edgedet.contract.errors import DataError, EdgedetError, EmptyDataset, ImageError, WeightsError
 from edgedet.data import Dataset, open_dataset
@@ -64,7 +65,7 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
     masks = _with_masks(open_dataset(options.mask_data, options.split)) if options.mask_data else None
     data = fewer(whole, options.limit)
     mask_data = fewer(masks, options.limit) if masks else None
-    opened = _source(options.source, data, options.frames)
+    opened = _source(options.source, data, options.frames, whole.name)
 
     made = _artifacts(options, weights, tuple(d for d in (whole, masks) if d), console, missing)
     scored = _scores(options, made, data, mask_data, console, missing)
@@ -83,6 +84,7 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
             precision=options.precision,
             progress=lambda _: advance(next(done)),
         )
+    parts = parts_of(dict.fromkeys(a.file for a, _, _ in scored), opened)
     rows = [
         Compared(a, speed, score, with_masks)
         for (a, score, with_masks), speed in zip(scored, speeds, strict=True)
@@ -99,6 +101,7 @@ def compare(options: CompareOptions, console: LabelledConsole) -> Comparison:
         seconds=options.seconds,
         rows=tuple(rows),
         missing=tuple(missing),
+        parts=parts,
     )
 
 
@@ -174,7 +177,7 @@ def _with_masks(data: Dataset) -> Dataset:
     )
 
 
-def _source(named: str | None, data: Dataset, frames: int) -> Callable[[], Source]:
+def _source(named: str | None, data: Dataset, frames: int, name: str) -> Callable[[], Source]:
     """What opens the frames that speed is measured on: those named, else images spread over the data."""
     if named is not None:
         return partial(open_source, named)
@@ -187,4 +190,4 @@ def _source(named: str | None, data: Dataset, frames: int) -> Callable[[], Sourc
         paths.append(data.truths[i].path)
     if not paths:
         raise EmptyDataset(f"No image of {data.name} can be read.")
-    return partial(Images, paths, name=f"{len(paths)} images of {data.name}")
+    return partial(Images, paths, name=f"{len(paths)} images of {name}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgedet.bench.figures import (
     OneImage,
     Round,
 )
+from edgedet.bench.rcnn_parts import Parts
 from edgedet.bench.scores import Score
 from edgedet.runtime import hardware
 
@@ -60,11 +62,6 @@ class Compared:
         """Whether its proposals come from outside the network."""
         return self.artifact.spec.proposals is not None
 
-    @property
-    def comparable(self) -> bool:
-        """Whether its AP is the mean over all classes of the data, as that of the others."""
-        return len(self.score.classes) == self.score.of
-
 
 @dataclass(frozen=True)
 class Faster:
@@ -82,8 +79,10 @@ class Faster:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a reader needs to judge the figures. data, images: what accuracy was measured on; source:
-    what speed was, of at most `frames` frames a round and `seconds`, if that is sooner over.
+    """Everything a reader needs to judge the figures.
+
+    data, images: what accuracy was measured on; source: what speed was, of at most `frames` frames a round
+    and `seconds`, if that is sooner over; parts: of R-CNN's files, on ONNX Runtime.
     """
 
     cpu: hardware.Cpu
@@ -97,6 +96,7 @@ class Comparison:
     seconds: float
     rows: tuple[Compared, ...]
     missing: tuple[Missing, ...]
+    parts: Mapping[Path, Parts] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -108,6 +108,15 @@ class Comparison:
         """The machine in a few words."""
         threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads else ""
         return f"{self.cpu}{threads}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What most detectors' AP is the mean over: the longest list of classes that one of them knows."""
+        return max((r.score.classes for r in self.rows), key=len)
+
+    def comparable(self, row: Compared) -> bool:
+        """Whether a row's AP, where it was measured, is the mean over the same classes as the others'."""
+        return row.score.ap11 is None or set(row.score.classes) == set(self.classes)
 
     def row(self, name: str, column: tuple[str, str]) -> Compared | None:
         """The row of a detector on an engine in a precision."""
@@ -186,6 +195,7 @@ class Comparison:
             "accuracy_with_masks": asdict(row.mask_score) if row.mask_score else None,
             "change": difference(row.score.ap11, full.score.ap11) if full else None,
             "speed": row.speed.to_json(),
+            "parts": parts.to_json() if (parts := self.parts.get(row.artifact.file)) else None,
         }
 
 

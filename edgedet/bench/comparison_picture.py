@@ -24,7 +24,7 @@ def draw_comparison(c: Comparison, path: Path) -> None:
     dotted line leads to the speed without them. What was measured on fewer classes than the data has is
     left out, and named below.
     """
-    shown = [r for r in c.rows if r.score.ap11 is not None and r.comparable]
+    shown = [r for r in c.rows if r.score.ap11 is not None and c.comparable(r)]
     libraries = list(dict.fromkeys(r.artifact.library for r in c.rows))
     figure = new_figure(9, 6)
     axes = figure.add_subplot()

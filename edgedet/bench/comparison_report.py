@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgedet.bench.claims import CAVEAT, SPEEDUPS, Claim
@@ -44,6 +45,8 @@ def grids(c: Comparison) -> list[Grid]:
     found = [_summary(c), _steps(c)]
     if any(r.mask_score for r in c.rows):
         found.insert(1, _masks(c))
+    if c.parts:
+        found.append(_parts(c))
     return [*found, _published(c)]
 
 
@@ -96,7 +99,6 @@ def conditions(c: Comparison) -> str:
     """What the speed was measured with, in one sentence."""
     speed = c.rows[0].speed
     rounds = len(speed.rounds)
-    sizes = sorted({f"{r.speed.size[1]}x{r.speed.size[0]}" for r in c.rows})
     counts = sorted(r.speed.middle.pipeline.frames for r in c.rows)
     frames = " to ".join(dict.fromkeys((str(counts[0]), str(counts[-1]))))
     precisions = (" fp32", " int8")  # which the rows say
@@ -106,8 +108,12 @@ def conditions(c: Comparison) -> str:
     at_once = f"{speed.streams} network{'s' * (speed.streams != 1)} at a time, {speed.in_flight} in flight"
     return (
         f"{c.hardware}; {engines}; {c.source}, {frames} frames x {rounds} round{'s' * (rounds != 1)},"
-        f" in turns; input {', '.join(sizes)}, batch {speed.batch}, {at_once}"
+        f" in turns; input {_sizes(c)}, batch {speed.batch}, {at_once}"
     )
+
+
+def _sizes(c: Comparison) -> str:
+    return ", ".join(sorted({f"{r.speed.size[1]}x{r.speed.size[0]}" for r in c.rows}))
 
 
 def _summary(c: Comparison) -> Grid:
@@ -129,7 +135,7 @@ def _summary(c: Comparison) -> Grid:
             (
                 r.name,
                 _what(c, r),
-                _percent(r.score.ap11) + ("" if r.comparable else " *"),
+                _percent(r.score.ap11) + ("" if c.comparable(r) else " *"),
                 "" if full is None else _change(change),
                 _ms(r.image.whole),
                 _ms(r.image.without_proposals) if r.outside else "",
@@ -139,14 +145,15 @@ def _summary(c: Comparison) -> Grid:
         )
     notes = [
         f"Measured on: {conditions(c)}.",
-        f"AP: {MEASURE}, in points; {c.data}, {c.images} images. change: against FP32 on the same engine.",
+        f"AP: {MEASURE}, in points; {c.data}, {c.images} images{_known(c)}. change: against FP32 on the same"
+        " engine.",
         f"ms: {IMAGE_CLOCK}. pipeline: {PIPELINE_CLOCK}. MB: all files of the artifact.",
     ]
     notes += [
         f"* {r.name}: AP over {len(r.score.classes)} of the {r.score.of} classes ({_some(r.score.classes)}):"
         " not to be compared"
         for r in c.rows
-        if not r.comparable and r.precision == "fp32"
+        if not c.comparable(r) and r.precision == "fp32"
     ]
     notes += [f"{r.name}: AP not measured: {r.score.not_measured}" for r in c.rows if r.score.not_measured]
     notes += [
@@ -205,6 +212,17 @@ def _steps(c: Comparison) -> Grid:
     return Grid("Where the time goes, ms an image", header, rows, tuple(notes), 2)
 
 
+def _parts(c: Comparison) -> Grid:
+    several = len({path.name for path in c.parts}) < len(c.parts)  # of several engines
+    files = {str(Path(*path.parts[-2:])) if several else path.name: parts for path, parts in c.parts.items()}
+    first = next(iter(files.values())).rows()
+    figures = zip(*([ms for _, ms, _ in parts.rows()] for parts in files.values()), strict=True)
+    rows = tuple((name, covers, *ms) for (name, _, covers), ms in zip(first, figures, strict=True))
+    frames = next(iter(files.values())).frames
+    note = f"On ONNX Runtime, medians of {frames} frames; the graph is cut at the features."
+    return Grid("R-CNN part by part, ms an image", ("part", "covers", *files), rows, (note,), 2)
+
+
 def _published(c: Comparison) -> Grid:
     columns = c.columns
     header = ("system", "published", "its conditions", *(f"here,\n{_column(c, col)}" for col in columns))
@@ -214,6 +232,7 @@ def _published(c: Comparison) -> Grid:
     notes = (
         "here: one image at a time, by the published clock (all steps where that is not said). x: how many"
         " times faster, in brackets the range of the rounds; or how many times the published FPS.",
+        f"The networks differ too: here they stand on a small EfficientNet, with an input of {_sizes(c)}.",
         "The lecture's 213 holds between 47 s and 0.22 s of the paper, and never for the lecture's 15 s.",
     )
     return Grid("Beside what the lecture and its papers say", header, tuple(rows), notes, 3)
@@ -263,6 +282,13 @@ def _column(c: Comparison, column: tuple[str, str]) -> str:
     library, precision = column
     several = len({name for name, _ in c.columns}) > 1
     return f"{precision.upper()}, {SHORT.get(library, library)}" if several else precision.upper()
+
+
+def _known(c: Comparison) -> str:
+    """Of how many classes, where the data has more."""
+    of = max(r.score.of for r in c.rows)
+    known = c.classes
+    return "" if len(known) == of else f", {len(known)} of its {of} classes ({_some(known)})"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -73,7 +73,7 @@ def measure(
     opened: Callable[[], Source] = source if callable(source) else partial(open_source, source)
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "results.jsonl"
-        images = _first_images(opened)
+        images = first_images(opened, _LATENCY_RUNS)
         subjects = []
         for path, library in models:
             predictor = stack.enter_context(
@@ -90,7 +90,7 @@ def measure(
         return [s.measured(tuple(r)) for s, r in zip(subjects, done, strict=True)]
 
 
-def _first_images(opened: Callable[[], Source]) -> list[Image]:
+def first_images(opened: Callable[[], Source], count: int) -> list[Image]:
     """The first frames of the source, decoded; UsageError if it is live, SourceError if it has none."""
     with closing(opened()) as source:
         if source.live:
@@ -99,7 +99,7 @@ def _first_images(opened: Callable[[], Source]) -> list[Image]:
                 hint="Give a video file or a folder of images.",
             )
         images: list[Image] = []
-        while len(images) < _LATENCY_RUNS and (image := source.read(None)) is not None:
+        while len(images) < count and (image := source.read(None)) is not None:
             images.append(image)
         if not images:
             raise SourceError(f"{source.name} has no frames.")

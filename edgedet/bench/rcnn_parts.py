@@ -8,8 +8,9 @@ All parts run on ONNX Runtime, beside the whole graph, on the same frames, so th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgedet.bench.measure import first_images
 from edgedet.calib.observe import cpu_session
 from edgedet.contract.errors import UsageError
 from edgedet.contract.frames import Image
@@ -25,6 +27,10 @@ from edgedet.contract.preprocess import Preprocessor
 from edgedet.contract.proposals import RegionInput, in_runs
 from edgedet.contract.spec import ModelSpec
 from edgedet.runtime import read_spec
+from edgedet.runtime.sources.source import Source
+
+FRAMES = 5
+"""Frames that parts are timed on: each takes seconds."""
 
 _QUANTISING = ("DequantizeLinear", "QuantizeLinear")
 
@@ -180,6 +186,18 @@ def measure_parts(path: Path, images: Sequence[Image]) -> Parts:
         whole=ms["whole"],
         nms=ms["nms"],
     )
+
+
+def parts_of(files: Iterable[Path], opened: Callable[[], Source]) -> dict[Path, Parts]:
+    """The parts of those files that are R-CNNs, on the first frames of a source.
+
+    None where ONNX or ONNX Runtime are not installed. Raises as `measure_parts` and `first_images`.
+    """
+    found = [path for path in dict.fromkeys(files) if read_spec(path).model == "rcnn"]
+    if not found or not all(find_spec(library) for library in ("onnx", "onnxruntime")):
+        return {}
+    images = first_images(opened, FRAMES)
+    return {path: measure_parts(path, images) for path in found}
 
 
 def _frame(spec: ModelSpec, sessions: Mapping[str, Any], image: Image) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedet import __version__
 from edgedet.bench.claims import CAVEAT, CLAIMS, SPEEDUPS, Claim
 from edgedet.bench.figures import ENGINE_CLOCK, LATENCY_CLOCK, PIPELINE_CLOCK, Gain, Measured
+from edgedet.bench.rcnn_parts import Parts
 from edgedet.contract.text import printable
 from edgedet.runtime import hardware
 
@@ -28,6 +30,7 @@ class SpeedReport:
     threads: int | None
     results: Sequence[Measured]
     gains: Sequence[Gain]
+    parts: Mapping[Path, Parts] = field(default_factory=dict)
 
     @property
     def best(self) -> Measured:
@@ -57,6 +60,7 @@ class SpeedReport:
             "frames_per_round": self.frames,
             "clock": {"pipeline": PIPELINE_CLOCK, "engine": ENGINE_CLOCK, "latency": LATENCY_CLOCK},
             "results": [m.to_json() for m in self.results],
+            "rcnn_parts": {str(path): parts.to_json() for path, parts in self.parts.items()},
             "int8_over_fp32_latency": [asdict(g) for g in self.gains],
             "claims": [
                 asdict(c) | {"fps": c.fps, "here_over_claim": [self.ratio(c, m) for m in self.results]}
@@ -73,6 +77,8 @@ class SpeedReport:
             share = f"{g.median:.2f} of the latency, median of the rounds ({g.least:.2f} to {g.most:.2f})"
             console.print(f"{printable(g.model)}, INT8 / FP32 on {g.library}: {share}", highlight=False)
         console.print(self._stage_table())
+        for path, parts in self.parts.items():
+            console.print(self._parts_table(path, parts))
         console.print(self._claim_table())
         for s in SPEEDUPS:
             what = f"{s.system} is {s.factor:g} times faster than {s.baseline} at {s.of}"
@@ -143,6 +149,17 @@ class SpeedReport:
             for i, row in enumerate(rows):
                 table.add_row(heads[i] if i < len(heads) else "", *row)
             table.add_section()
+        return table
+
+    def _parts_table(self, path: Path, parts: Parts) -> Table:
+        from rich.table import Table
+
+        title = f"{printable(path.name)} part by part, on ONNX Runtime: medians of {parts.frames} frames"
+        table = Table("part", title=title, title_justify="left")
+        table.add_column("ms a frame", justify="right", no_wrap=True)
+        table.add_column("covers", overflow="fold")
+        for row in parts.rows():
+            table.add_row(*row)
         return table
 
     def _claim_table(self) -> Table:

@@ -193,17 +193,20 @@ def _measure(
     json_output: bool,
 ) -> None:
     """The speed of files."""
+    from functools import partial
     from itertools import product
 
     from rich.console import Console
 
     from edgedet.bench.figures import gains
     from edgedet.bench.measure import measure
+    from edgedet.bench.rcnn_parts import parts_of
     from edgedet.bench.report import SpeedReport
     from edgedet.contract.files import write_atomic
     from edgedet.runtime import hardware
     from edgedet.runtime.hardware import streams_for
     from edgedet.runtime.sinks.outputs import check_outputs
+    from edgedet.runtime.sources.source import open_source
 
     written = {"--save-json": save_json, "--picture": picture}
     outputs = {name: path for name, path in written.items() if path is not None}
@@ -226,6 +229,7 @@ def _measure(
             precision=precision,
             progress=lambda what: bar.update(task, advance=1, description=printable(what)),
         )
+    parts = parts_of(models, partial(open_source, source))
     report = SpeedReport(
         hardware.cpu(),
         hardware.memory_gib(),
@@ -234,6 +238,7 @@ def _measure(
         threads,
         results,
         gains(results),
+        parts,
     )
     text = json.dumps(report.to_json(), indent=2)
     out = Console(stderr=json_output, soft_wrap=True, highlight=False, markup=False)

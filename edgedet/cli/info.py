@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -13,8 +13,8 @@ import typer
 
 from edgedet.contract.errors import DataError, SpecError, UsageError
 from edgedet.contract.reading import open_regular
-from edgedet.contract.spec import SPEC_KEY, ModelSpec
-from edgedet.contract.tensor_file import read_tensor_file
+from edgedet.contract.spec import SPEC_KEY, ModelSpec, Tensor
+from edgedet.contract.tensor_file import base_of, read_tensor_file
 from edgedet.contract.text import printable
 from edgedet.runtime.engines.engine import PLAN_SUFFIXES
 from edgedet.runtime.engines.onnx_metadata import read_spec
@@ -96,6 +96,8 @@ def _weights(path: Path) -> Description:
         "values": sum(prod(shape) for _, shape in header.tensors.values()),
         "types": sorted({dtype for dtype, _ in header.tensors.values()}),
     }
+    if (base := base_of(path, header.metadata)) is not None:
+        facts["more_tensors"] = f"{len(base.tensors)} in {base.file}"
     return Description(path, "weights", ModelSpec.from_json(header.metadata[SPEC_KEY]), facts)
 
 
@@ -110,6 +112,7 @@ def _calibration(path: Path) -> Description:
         "method": scales.method,
         "settled_after": scales.settled,
         "tensors": len(scales.ranges),
+        **{f"tensors_of_{name}": len(stage.ranges) for name, stage in scales.stages.items()},
     }
     return Description(path, "calibration cache", facts=facts)
 
@@ -151,17 +154,19 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
         "normalised": f"(v/255 - {_floats(i.mean)}) / {_floats(i.std)}"
         + (", by the graph" if i.dtype == "uint8" else ""),
     }
+    rows |= _tensors("also takes", spec.extra_inputs)
     if spec.proposals is not None:
-        taken = next(x for x in spec.extra_inputs if x.role == "proposals")
         method = f"the best {spec.proposals.count} of {spec.proposals.method}"
         if spec.proposals.rows is not None:
             method += f", {spec.proposals.rows} a run"
-        rows["proposals"] = f"{taken.name}: {method} {_text(dict(spec.proposals.parameters))}".strip()
-    for n, o in enumerate(spec.outputs):
-        shape = " x ".join("N" if d is None else str(d) for d in o.shape)
-        rows["output" if n == 0 else f"output {n + 1}"] = f"{o.name}: {o.role}, {shape}, {o.dtype}"
+        rows["proposals"] = f"{method} {_parameters(spec.proposals.parameters)}".strip()
+    rows |= _tensors("output", spec.outputs)
+    for stage in spec.stages:
+        rows[f"then {stage.name}"] = stage.file
+        rows |= _tensors(f"{stage.name} input", stage.inputs)
+        rows |= _tensors(f"{stage.name} output", stage.outputs)
     rows |= {
-        "decode": f"{spec.decode.kind} {_text(dict(spec.decode.parameters))}".strip(),
+        "decode": f"{spec.decode.kind} {_parameters(spec.decode.parameters)}".strip(),
         "classes": f"{len(spec.classes)}: {', '.join(spec.classes)}",
         "thresholds": ""
         if spec.task == "semantic"
@@ -175,6 +180,29 @@ def _spec_rows(spec: ModelSpec) -> dict[str, str]:
         "build": _text(dict(spec.build)),
     }
     return rows
+
+
+def _tensors(label: str, tensors: Sequence[Tensor]) -> dict[str, str]:
+    """A row for each tensor."""
+    rows = {}
+    for n, t in enumerate(tensors):
+        shape = " x ".join("N" if d is None else str(d) for d in t.shape)
+        rows[label if n == 0 else f"{label} {n + 1}"] = f"{t.name}: {t.role}, {shape}, {t.dtype}"
+    return rows
+
+
+def _parameters(parameters: Mapping[str, Any]) -> str:
+    """On one line: of a table only how large it is (--json has its numbers)."""
+    return _text({name: _size(value) or value for name, value in parameters.items()})
+
+
+def _size(value: Any) -> str:
+    """Of lists in a list, for example "6 x 6 x 2 numbers"; "" of anything else."""
+    sizes = []
+    while isinstance(value, (list, tuple)) and value:
+        sizes.append(str(len(value)))
+        value = value[0]
+    return f"{' x '.join(sizes)} numbers" if len(sizes) > 1 else ""
 
 
 def _text(value: Any) -> str:

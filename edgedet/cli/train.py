@@ -21,6 +21,8 @@ from edgedet.contract.errors import EdgedetError, TrainingError, UsageError
 from edgedet.models import parse_options, parse_size
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgedet.data import Dataset
     from edgedet.training.loop import Trainer
 
@@ -50,6 +52,10 @@ def train(
     option: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE, an option of the model's class, e.g. variant=16s; repeatable."),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(help="A part of the network that stays as --weights has it, e.g. backbone; repeatable."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",
@@ -127,6 +133,7 @@ def train(
         "window": parse_size(window, "--window"),
         "scale": parse_range(scale),
         "upright": upright,
+        "frozen": None if freeze is None else tuple(freeze),
     }
     recipe = replace(RECIPES.get(model, Recipe()), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     pixels = parse_size(size) or entry(model).size
@@ -143,6 +150,7 @@ def train(
             )
             network = build(model, len(train_data.classes), **options)
             fresh = start_from(network, weights) if weights else []
+            check_learned(recipe.frozen, network, fresh if weights else None)
             provenance = Provenance(data=train_data.name, tools={"torch": torch.__version__})
             changes = {"provenance": provenance}
             spec = make_spec(model, network, train_data.classes, size=pixels, changes=changes)
@@ -285,6 +293,22 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     if not 0 < low <= high < math.inf:
         raise UsageError(f"--scale {text!r} is not LOW,HIGH.", hint="For example --scale 0.5,2.")
     return low, high
+
+
+def check_learned(frozen: tuple[str, ...], network: nn.Module, fresh: list[str] | None) -> None:
+    """UsageError if a part that is to stay as it is has nothing to keep.
+
+    fresh: the layers that no weights were given for; None: all but the backbone, which has ImageNet's.
+    """
+    if fresh is None:
+        fresh = [name for name in dict(network.named_modules()) if not name.startswith("backbone")]
+    for part in frozen:
+        new = [name for name in fresh if f"{name}.".startswith(f"{part}.")]
+        if new:
+            raise UsageError(
+                f"--freeze {part}: nothing was learned there that could stay as it is ({new[0]} is fresh).",
+                hint="Start from --weights that have it, or leave --freeze out.",
+            )
 
 
 def sha256(path: Path) -> str:

@@ -112,13 +112,14 @@ class Stage:
 
     file: its ONNX file or plan, beside the first one. inputs: by role, from the first graph's outputs, and
     "boxes", the kept ones in network pixels, at most `max_detections`, padded with empty boxes. outputs: by
-    role, a row for each of those boxes.
+    role, a row for each of those boxes. sha256: of that file's bytes; empty where not known.
     """
 
     name: str
     file: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,9 @@ class ModelSpec:
         for name in ("extra_inputs", "stages", "proposals"):
             if not raw[name]:
                 del raw[name]
+        for stage in raw.get("stages", ()):
+            if not stage["sha256"]:
+                del stage["sha256"]
         for name, default in (("dtype", "float32"), ("layout", "NCHW")):
             if raw["input"][name] == default:
                 del raw["input"][name]

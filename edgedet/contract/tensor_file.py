@@ -7,9 +7,11 @@ dtype, shape and place, and under `__metadata__` texts by name
 
 from __future__ import annotations
 
+import json
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ BYTES = {
 MAX_HEADER = 1 << 24
 """Bytes of JSON that are read: more than 100,000 tensors need."""
 
+BASE_KEY = "edgedet.base"
+"""Metadata: which file holds the tensors that this one leaves out."""
+
 _MAX_RANK = 32
 
 
@@ -38,6 +43,37 @@ class TensorFile:
 
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Base:
+    """Another file that holds some of a file's tensors: its path from that file's folder, sha256, names."""
+
+    file: str
+    sha256: str
+    tensors: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """For the metadata."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def base_of(path: Path, metadata: Mapping[str, str]) -> Base | None:
+    """What a file's metadata says of another that holds tensors of it; WeightsError if that is damaged."""
+    if BASE_KEY not in metadata:
+        return None
+    try:
+        said = parse_json(metadata[BASE_KEY])
+        base = Base(said["file"], said["sha256"], tuple(said["tensors"]))
+        texts = (base.file, base.sha256, *base.tensors)
+        if not all(isinstance(text, str) for text in texts) or Path(base.file).is_absolute():
+            raise ValueError("a relative path, a sha256 and names are expected")
+    except (TypeError, KeyError, ValueError) as e:
+        raise WeightsError(
+            f"{path} does not say which file holds the rest of its tensors: {e}.",
+            hint="The file is damaged: copy or train it again.",
+        ) from None
+    return base
 
 
 def read_tensor_file(path: Path) -> TensorFile:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from edgedet.contract.errors import UnknownName
 from edgedet.contract.spec import Decode, Output, Proposals, Stage
 from edgedet.contract.targets import Targets
 
@@ -20,6 +21,15 @@ class Model(nn.Module, abc.ABC):
     """
 
     stride: int
+
+    operators = False
+    """Which form of `models.regions` the network runs and is exported in. Without regions there is one."""
+
+    rounds = 0
+    """Of the plain form's suppression of proposals; 0 where there is none."""
+
+    frozen: tuple[str, ...] = ()
+    """Parts that training leaves as they are (`freeze`)."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -45,6 +55,26 @@ class Model(nn.Module, abc.ABC):
         with torch.autocast(images.device.type, enabled=False):
             return self.loss(heads, targets)
 
+    def freeze(self, parts: Sequence[str]) -> None:
+        """Let training leave these parts as they are, "backbone" for example, with the statistics of norms.
+
+        Raises:
+            UnknownName: the network has no such part.
+        """
+        known = [name for name, _ in self.named_children()]
+        for part in parts:
+            if part not in known:
+                raise UnknownName("part of the network", part, known)
+            self.get_submodule(part).requires_grad_(False).eval()
+        self.frozen = tuple(parts)
+
+    def train(self, mode: bool = True) -> Model:
+        """As torch's, but for what is frozen."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
+
     def begin_epoch(self, share: float) -> None:
         """Called before each epoch with the share of the training that is done, from 0 to below 1.
 
@@ -65,6 +95,10 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode_spec(self) -> Decode:
         """What `decode` does, for the spec: a kind of `contract.decode.DECODERS` and its parameters."""
+
+    def rounds_needed(self, images: Tensor) -> int:
+        """The least `rounds` with which these images (N, 3, H, W) get the proposals of greedy suppression."""
+        return 0
 
     def proposals(self) -> Proposals | None:
         """Where the regions come from that `forward` and `training_loss` take beside the images.

@@ -53,8 +53,6 @@ class FastRcnn(RegionDetector):
     """
 
     stride = 32
-    operators = False
-    """Which form of `regions` the network is exported and runs in; training uses the operator."""
 
     def __init__(
         self,

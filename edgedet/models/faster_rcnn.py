@@ -20,6 +20,7 @@ Where this departs from the papers, and why:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ from edgedet.models.region_heads import (
     rpn_training_loss,
     sample_regions,
 )
-from edgedet.models.regions import Proposing, candidates, propose, pyramid_align, settled
+from edgedet.models.regions import Proposing, candidates, propose, pyramid_align, rounds_needed
 
 NECKS = ("fpn", "none")
 PYRAMID = (8, 16, 32)
@@ -65,8 +66,6 @@ class FasterRcnn(RegionDetector):
     """
 
     stride = 32
-    operators = False
-    """Which form of `regions` the network is exported and runs in; training uses the operators."""
 
     def __init__(
         self,
@@ -130,15 +129,22 @@ class FasterRcnn(RegionDetector):
         per_level = torch.split(self.anchors(size, logits[0]), [x.shape[1] for x in logits])
         return propose(logits, deltas, per_level, size, self.proposing, operators=operators)
 
-    def settled(self, images: Tensor) -> Tensor:
-        """(N,) bool: whether the plain form's rounds of suppression are enough for each of these images
-        (N, 3, H, W), so that it proposes what greedy suppression does (`regions.settled`).
-        """
+    @property
+    def rounds(self) -> int:
+        """See Model."""
+        return self.proposing.rounds
+
+    @rounds.setter
+    def rounds(self, rounds: int) -> None:
+        self.proposing = replace(self.proposing, rounds=rounds)
+
+    def rounds_needed(self, images: Tensor) -> int:
+        """See Model."""
         size = (images.shape[2], images.shape[3])
         logits, deltas = self.rpn(self.neck(self.backbone(images)))
         per_level = torch.split(self.anchors(size, logits[0]), [x.shape[1] for x in logits])
         boxes, _, present = candidates(logits, deltas, per_level, size, self.proposing)
-        return settled(boxes, present, self.proposing.iou, self.proposing.rounds)
+        return rounds_needed(boxes, present, self.proposing.iou)
 
     def pool(self, levels: list[Tensor], boxes: Tensor, *, operators: bool) -> Tensor:
         """Features (N, P, C, 7, 7) of boxes (N, P, 4)."""

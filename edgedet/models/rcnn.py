@@ -60,8 +60,6 @@ class Rcnn(Model):
     """
 
     stride = 1
-    operators = False
-    """Which form of `crops` the network is exported and runs in; training uses the operator."""
 
     def __init__(
         self,

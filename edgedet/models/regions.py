@@ -202,7 +202,7 @@ def suppress(
     In the plain form it is a fixed point: a box is kept if no better kept one overlaps it by more than
     `iou`. Starting from all, each round settles the boxes of one more link of the longest chain in which
     each suppresses the next, so the result is exact from as many rounds on as that chain is long
-    (`settled` says whether it was reached). Lecture, "NMS".
+    (`rounds_needed`). Lecture, "NMS".
 
     Args:
         boxes: (N, K, 4). present: (N, K) bool: the others are neither kept nor suppress.
@@ -218,13 +218,6 @@ def suppress(
     for _ in range(rounds):
         keep = _round(over, present, keep)
     return keep > 0.5
-
-
-def settled(boxes: Tensor, present: Tensor, iou: float, rounds: int) -> Tensor:
-    """(N,) bool: whether `suppress` with so many rounds has reached its fixed point in each image."""
-    keep = suppress(boxes, present, iou, rounds=rounds)
-    again = _round(_suppression(boxes, present, iou), present, keep.to(boxes.dtype)) > 0.5
-    return (keep == again).all(dim=1)
 
 
 def rounds_needed(boxes: Tensor, present: Tensor, iou: float) -> int:

@@ -1,13 +1,15 @@
 """Checkpoints: safetensors with JSON in their metadata. Loading one never runs code from it.
 
 A model file holds the weights of one model and, in the metadata, its spec (`edgedet.contract.spec`) and the
-options its class was built with. A state file holds all that a run needs to go on.
+options its class was built with; what it has in common with another model's file may be left to that one. A
+state file holds all that a run needs to go on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from edgedet.contract.errors import EdgedetError, SpecError, WeightsError
 from edgedet.contract.files import write_atomic
 from edgedet.contract.spec import SPEC_KEY, ModelSpec
-from edgedet.contract.tensor_file import read_tensor_file
+from edgedet.contract.tensor_file import BASE_KEY, Base, base_of, read_tensor_file
 from edgedet.contract.text import parse_json
 from edgedet.models import build
 from edgedet.models.base import Model
@@ -36,14 +38,40 @@ def save_model(
     options: Mapping[str, Any],
     *,
     half: bool = False,
+    base: Path | None = None,
 ) -> None:
-    """Write weights with their spec; `half` stores floating point tensors as float16."""
+    """Write weights with their spec.
+
+    Args:
+        half: store floating point tensors as float16.
+        base: another model's file. Tensors that are in it, of the same name and bytes, are left out: they
+            are read from there. The two files belong together, at these places relative to each other.
+    """
     tensors = {
         k: v.detach().cpu().to(torch.float16 if half and v.is_floating_point() else v.dtype).contiguous()
         for k, v in state.items()
     }
     metadata = {SPEC_KEY: spec.to_json(), OPTIONS_KEY: json.dumps(dict(options), sort_keys=True)}
+    if base is not None:
+        shared = in_common(tensors, base)
+        place = Path(os.path.relpath(base, path.parent)).as_posix()
+        metadata[BASE_KEY] = Base(place, _sha256(base), tuple(sorted(shared))).to_json()
+        tensors = {k: v for k, v in tensors.items() if k not in shared}
     write_tensors(path, tensors, metadata)
+
+
+def in_common(tensors: Mapping[str, Tensor], path: Path) -> set[str]:
+    """The names of those that a file holds too, bit for bit; not what it leaves to others itself."""
+    theirs, _ = _read(path)
+    return {k for k in tensors.keys() & theirs.keys() if _same(tensors[k], theirs[k])}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -71,8 +99,7 @@ def load_model(path: Path) -> tuple[Model, ModelSpec]:
     spec = ModelSpec.from_json(metadata[SPEC_KEY])
     model = _build(path, spec, metadata.get(OPTIONS_KEY, "{}"))
     load_state(model, tensors, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return model.eval(), spec.with_(provenance=replace(spec.provenance, weights_sha256=digest))
+    return model.eval(), spec.with_(provenance=replace(spec.provenance, weights_sha256=_sha256(path)))
 
 
 def _build(path: Path, spec: ModelSpec, text: str) -> Model:
@@ -141,7 +168,31 @@ def layers(state: Mapping[str, Tensor]) -> dict[str, dict[str, torch.Size]]:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; WeightsError if absent or not whole."""
+    """Tensors and metadata of a safetensors file, with the tensors that it leaves to another.
+
+    Raises:
+        WeightsError: absent or not whole; or the other file is, or it is not the one that tensors were left
+            to.
+    """
+    tensors, metadata = _read(path)
+    base = base_of(path, metadata)
+    return tensors if base is None else _of(base, path) | tensors, metadata
+
+
+def _of(base: Base, path: Path) -> dict[str, Tensor]:
+    """The tensors that `path` leaves to another file."""
+    file = path.parent / base.file
+    hint = "The two files belong together, each at its place: copy both."
+    try:
+        tensors, _ = _read(file)
+    except WeightsError as e:
+        raise WeightsError(f"{path} leaves tensors to another file. {e.message}", hint=hint) from None
+    if _sha256(file) != base.sha256 or not tensors.keys() >= set(base.tensors):
+        raise WeightsError(f"{file} is not the file that {path} leaves tensors to (sha256).", hint=hint)
+    return {name: tensors[name] for name in base.tensors}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     header = read_tensor_file(path)
     try:
         with safe_open(path, framework="pt") as f:

@@ -96,6 +96,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         device = self.processes.device
+        self.model.freeze(self.recipe.frozen)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)

@@ -29,6 +29,7 @@ class Recipe:
             none: of the network's input size.
         scale: range of the scale of those windows; 1 shows the whole image, as large as it fits.
         upright: False for pictures without an up (microscopy, from the air): flipped vertically too.
+        frozen: parts of the network that stay as they were given.
         model: options of the model's class.
     """
 
@@ -48,6 +49,7 @@ class Recipe:
     window: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     upright: bool = True
+    frozen: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -51,7 +51,8 @@ def build(
         raise TargetError(f"{trt.__name__} cannot take {error.node_name()!r}: {error.desc()}.")
     batch = f"{BATCHES[0]}-{BATCHES[2]}"
     build_facts = {**facts, "library": trt.__name__, "version": trt.__version__, "batch": batch}
-    network.name = spec.with_(build=build_facts).to_json()
+    # of an artifact of several plans the first one carries the spec
+    network.name = spec.with_(build=build_facts).to_json() if isinstance(spec, ModelSpec) else spec.model
     config = builder.create_builder_config()
     configure(config)
     profile = builder.create_optimization_profile()

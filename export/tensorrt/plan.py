@@ -4,47 +4,75 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import replace
 
 import onnx
 
+from edgedet.calib import Quantised
 from edgedet.contract.spec import ModelSpec
-from edgedet.export.options import ExportOptions, Log
-from edgedet.export.targets import Target
+from edgedet.export.artifacts import Artifacts, part
+from edgedet.export.options import Log
 from edgedet.export.tensorrt.rtx import build_rtx, library
 from edgedet.export.tensorrt.trt import build_tensorrt, can_build, trtexec
+from edgedet.runtime.engines.engine import stage_spec
 
 
-def build_for(
-    target: Target,
-    options: ExportOptions,
-    graph: onnx.ModelProto,
-    spec: ModelSpec,
-    int8: Collection[str],
-    log: Log,
-) -> bytes | None:
-    """The plan, or None with a note on how to build it where this machine cannot.
+def build_plan(files: Artifacts, quantised: Quantised, log: Log) -> bool:
+    """Add the plan to the artifacts: one of the first graph, and one of each that runs after NMS.
 
     Args:
-        graph, spec: image -> heads or class map, explicitly typed.
-        int8: the convolutions that must be INT8 in it.
+        files: with the graphs in the precision asked for.
+        quantised: says which convolutions must be INT8 in the plans.
+
+    Returns:
+        whether this machine can build it; else notes say with which commands it is built.
 
     Raises:
         TargetError: as `build_rtx` and `build_tensorrt`.
     """
-    if target.name == "tensorrt-rtx":
+    plans: dict[str, bytes] = {}
+    stages = []
+    for stage in files.spec.stages:
+        graph, spec = files.stages[stage.name], stage_spec(files.spec, stage)
+        built = _build(files, graph, spec, quantised.stages[stage.name].int8, log, f"-{stage.name}")
+        if built is not None:
+            plans[stage.name] = built
+            stages.append(part(files.plan_name, stage, built))
+    spec = replace(files.spec, stages=tuple(stages) or files.spec.stages)
+    first = _build(files, files.graph, spec, quantised.int8, log)
+    if first is None:
+        return False
+    files.plan(first, plans)
+    return True
+
+
+def _build(
+    files: Artifacts,
+    graph: onnx.ModelProto,
+    spec: ModelSpec,
+    int8: Collection[str],
+    log: Log,
+    suffix: str = "",
+) -> bytes | None:
+    """The plan of one graph, or None with a note on how to build it where this machine cannot.
+
+    suffix: of its file's name.
+    """
+    if files.target.name == "tensorrt-rtx":
         started = time.perf_counter()
-        plan, types = build_rtx(graph, spec, options.sms, int8=int8)
+        sms = files.options.sms
+        plan, types = build_rtx(graph, spec, sms, int8=int8)
         kinds = [kind for kind, _ in types.values()]
         counts = {k: kinds.count(k) for k in sorted(set(kinds))}
         found = ", ".join(f"{n} {k}" for k, n in counts.items())
         expected = f"; {len(int8)} int8 expected" if int8 else ""
         log.console.line(
             "build",
-            f"TensorRT for RTX {library().__version__} for {', '.join(f'SM{s}' for s in options.sms)},"
-            f" convolutions in the plan: {found}{expected}",
+            f"TensorRT for RTX {library().__version__} for {', '.join(f'SM{s}' for s in sms)},"
+            f" convolutions in the plan{suffix.replace('-', ' of the ')}: {found}{expected}",
         )
-        log.facts["plan"] = {
-            "compute capabilities": list(options.sms),
+        log.facts[f"plan{suffix}"] = {
+            "compute capabilities": list(sms),
             "convolutions by input type": counts,
             "INT8 expected": len(int8),
             "seconds": round(time.perf_counter() - started, 1),
@@ -52,6 +80,6 @@ def build_for(
         return plan
     if can_build():
         return build_tensorrt(graph, spec)
-    command = trtexec(spec, f"{options.stem(target)}.onnx", f"{options.stem(target)}.plan")
+    command = trtexec(spec, f"{files.stem}{suffix}.onnx", f"{files.stem}{suffix}.plan")
     log.notes.append(f"TensorRT is not installed here; build the plan on its device: {command}")
     return None

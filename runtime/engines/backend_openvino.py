@@ -98,6 +98,7 @@ class OpenVinoEngine:
         try:
             model = engine_argument(path)
             self._model: Any = core.read_model(io.BytesIO(model) if isinstance(model, bytes) else model)
+            _keep_ties_in_order(self._model)
             inputs, outputs = _tensors(self._model.inputs), _tensors(self._model.outputs)
         except Exception as e:  # RuntimeError; UnicodeDecodeError where its message quotes the file
             raise EngineError(f"OpenVINO cannot read {path}: {_last_line(e)}.") from e
@@ -216,6 +217,24 @@ class OpenVinoRequest:
         except RuntimeError as e:
             raise EngineError(f"{self._engine.name} failed: {_last_line(e)}.") from e
         return self._engine.served(self._started, self._started + self._request.latency / 1e3)
+
+
+def _keep_ties_in_order(model: Any) -> None:
+    """Of equal values TopK takes the first, as ONNX has it: OpenVINO's reader leaves that open.
+
+    Where all scores are alike, a detector would otherwise look at other regions than on other engines.
+    """
+    from openvino import opset11
+
+    for op in model.get_ops():
+        if op.get_type_name() != "TopK" or op.get_attributes()["stable"]:
+            continue
+        kind = [op.get_attributes()[name] for name in ("axis", "mode", "sort", "index_element_type")]
+        again = opset11.topk(op.input_value(0), op.input_value(1), *kind, stable=True)
+        for old, new in zip(op.outputs(), again.outputs(), strict=True):
+            names = old.get_names()
+            old.replace(new)
+            new.add_names(names)
 
 
 def _check_device(core: Any, device: str, precision: str) -> None:

@@ -10,6 +10,7 @@ ENGINES, one extra in pyproject.toml.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.errors import EngineError, EngineTimeout, MissingDependency, SpecError, UnknownName
+from edgedet.contract.reading import open_regular
 from edgedet.contract.spec import ModelSpec, Stage, Tensor
 from edgedet.runtime.engines.onnx_metadata import checked_metadata, read_spec
 from edgedet.runtime.engines.plan_spec import read_plan_spec
@@ -196,6 +198,11 @@ class StageSpec:
     extra_inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
+    @property
+    def input_shapes(self) -> dict[str, Shape]:
+        """As `ModelSpec.input_shapes`."""
+        return {self.input.name: self.input.shape, **{t.name: t.shape for t in self.extra_inputs}}
+
 
 def stage_spec(spec: ModelSpec, stage: Stage) -> ModelSpec:
     """The tensors of a stage, for the functions that open an engine."""
@@ -218,8 +225,24 @@ def _check_stage(file: Path, path: Path, stage: Stage) -> None:
             f"{path} needs {stage.file}, its stage {stage.name!r}, beside it: there is no such file.",
             hint="The two files are one artifact: copy both, or export the model again.",
         )
+    if stage.sha256 and _sha256(file) != stage.sha256:
+        raise EngineError(
+            f"{file} is not the stage {stage.name!r} that {path} was made with (sha256).",
+            hint="Copy both files of one export, or export the model again.",
+        )
     if not is_plan(file):
         checked_metadata(file)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open_regular(file) as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    except OSError as e:
+        raise EngineError(f"Cannot read {file}: {e.strerror or e}.", hint="Check the path.") from e
+    return digest.hexdigest()
 
 
 def artifact_spec(path: Path) -> ModelSpec:

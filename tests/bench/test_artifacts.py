@@ -154,6 +154,10 @@ def test_the_gate_of_a_shorter_trial_does_not_count_for_all(left: Left) -> None:
     assert left.found(facts=trial, limit=4) is not None
     assert left.found(facts=trial, limit=5) is None
     assert left.found(limit=4) is not None, "judged on all"
+    why = f"FP32 itself has 0.00 AP on {left.data.name}, 4 of 8 images"
+    refused = {"wrote": ["yolo.onnx"], "facts": {}, "verdict": {"quantised": None, "why": why}}
+    assert left.found(**refused) is None
+    assert left.found(**refused, limit=4) is not None
     assert left.found(facts={"accuracy": {"data": "100 frames of bikes.mp4"}}) is not None
 
 

@@ -192,12 +192,19 @@ def test_ap_over_other_classes_is_marked_and_not_drawn(comparison: Comparison, t
     assert "Not shown: rcnn" in (tmp_path / "a.svg").read_text()
 
 
+def test_classes_that_no_detector_knows_are_said_once(comparison: Comparison) -> None:
+    rows = tuple(replace(r, score=replace(r.score, of=3)) for r in comparison.rows)
+    (summary, *_) = grids(replace(comparison, rows=rows))
+    assert summary.rows[0][2] == "38.00", "it can be compared: all know the same"
+    assert sum("2 of its 3 classes (thing, other)" in note for note in summary.notes) == 1
+
+
 def test_what_was_not_measured_is_no_figure(comparison: Comparison, tmp_path: Path) -> None:
     first, *others = comparison.rows
     none = replace(first, score=Score(0, None, None, None, (), 2, "there is no object in 3 images"))
     odd = replace(comparison, rows=(none, *others))
     (summary, *_) = grids(odd)
-    assert summary.rows[0][2] == "-- *"
+    assert summary.rows[0][2] == "--"
     assert summary.rows[1][3] == "--", "there is nothing to compare INT8 with"
     assert "rcnn: AP not measured: there is no object in 3 images" in summary.notes
     draw_comparison(odd, tmp_path / "a.png")

@@ -59,6 +59,40 @@ def test_an_onnx_model(cli: Any, tiny_model: Callable[..., Path]) -> None:
         assert part in text
 
 
+def test_a_line_for_each_tensor_and_none_for_a_table(tmp_path: Path, cli: Any) -> None:
+    from edgedet.contract.spec import Decode, Input, ModelSpec, Output, Proposals, Stage, Tensor
+
+    numpy = pytest.importorskip("safetensors.numpy", reason="needs safetensors (extra train)")
+    levels = tuple(Tensor(f"level{i}", "features", (None, 8, n, n)) for i, n in enumerate((8, 4)))
+    kept, masks = Tensor("kept", "boxes", (None, 4, 4)), Tensor("logits", "masks", (None, 4, 2, 28, 28))
+    spec = ModelSpec(
+        model="m",
+        task="instance",
+        input=Input("images", 64, 64, (0, 0, 0), (1, 1, 1)),
+        outputs=(Output("deltas", "deltas", (None, 9, 4)), *levels),
+        decode=Decode("anchors", {"shapes": [[[32.0, 32.5], [45.25, 22.75]]] * 3, "strides": [8, 16]}),
+        classes=("a", "b"),
+        extra_inputs=(Tensor("rois", "proposals", (None, 9, 4)),),
+        proposals=Proposals("selective_search", 9, {"side": 320}),
+        stages=(Stage("masks", "m-masks.onnx", (*levels, kept), (masks,)),),
+    )
+    path = tmp_path / "w.safetensors"
+    numpy.save_file({"a": np.zeros(3, np.float32)}, path, metadata={SPEC_KEY: spec.to_json()})
+    lines = [" ".join(line.split()) for line in cli("edgedet", "info", path).stdout.splitlines()]
+    for line in (
+        "also takes rois: proposals, N x 9 x 4, float32",
+        "output deltas: deltas, N x 9 x 4, float32",
+        "output 3 level1: features, N x 8 x 4 x 4, float32",
+        "then masks m-masks.onnx",
+        "masks input 3 kept: boxes, N x 4 x 4, float32",
+        "masks output logits: masks, N x 4 x 2 x 28 x 28, float32",
+        "proposals the best 9 of selective_search side 320",
+        "decode anchors shapes 3 x 2 x 2 numbers, strides [8, 16]",
+    ):
+        assert line in lines, line
+    assert "45.25" not in "".join(lines)
+
+
 def test_weights_are_read_without_their_library(cli: Any, weights: Path) -> None:
     found = json.loads(cli("edgedet", "info", weights, "--json").stdout)
     assert (found["kind"], found["tensors"], found["values"], found["types"]) == (

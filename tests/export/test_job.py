@@ -262,3 +262,48 @@ def test_killed_in_the_middle_nothing_is_taken_for_whole(exported, pictures, tmp
     assert not [n for n in files(out) if "partial" in n]
     assert read_spec(out / "yolo-int8.onnx").precision == "int8"
     shutil.rmtree(out)
+
+
+KILLED = """
+import os, signal, sys
+from edgedet.cli.main import run_verb
+from edgedet.export.staging import Staging
+publish, left = Staging.publish, int(sys.argv[1])
+def killed(self, name):
+    global left
+    path = publish(self, name)
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path
+Staging.publish = killed
+sys.exit(run_verb("export", sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_killed_between_two_files_no_other_weights_lie_beside_each_other(exported, tmp_path):
+    model, spec = load_model(exported.path)
+    state = model.state_dict()
+    state["head.3.bias"] = state["head.3.bias"] + 0.01
+    other, out = tmp_path / "other.safetensors", tmp_path / "out"
+    save_model(
+        other, state, spec.with_(provenance=replace(spec.provenance, weights_sha256="")), {"width": 32}
+    )
+    arguments = ["--fp16", "--target", "onnxruntime", "--accept-unmeasured", "-o", str(out)]
+    assert run_verb("export", [*arguments, "--weights", str(exported.path)]) == 0
+    first = read_spec(out / "yolo.onnx").provenance.weights_sha256
+    again = [*arguments, "--weights", str(other)]
+    for after, there in ((1, ["yolo-fp16-stale.onnx", "yolo.onnx"]), (2, ["yolo-fp16.onnx", "yolo.onnx"])):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(after), *again], stdout=subprocess.DEVNULL)
+        assert done.returncode == -signal.SIGKILL
+        assert set(there) <= {n for n in files(out) if n.endswith(".onnx")}
+        assert read_spec(out / "yolo.onnx").provenance.weights_sha256 != first
+        if after == 1:
+            assert not (out / "yolo-fp16.onnx").exists()
+            assert read_spec(out / "yolo-fp16-stale.onnx").provenance.weights_sha256 == first
+    assert run_verb("export", again) == 0
+    whole = ["yolo-fp16.onnx", "yolo-fp16.report.html", "yolo-fp16.report.json", "yolo.onnx"]
+    assert files(out) == whole, "nothing that was put aside is left"
+    assert {read_spec(out / n).precision for n in files(out) if n.endswith("onnx")} == {"fp32", "fp16"}

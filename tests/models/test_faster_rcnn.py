@@ -32,11 +32,20 @@ def test_both_forms_of_the_network_are_equal(neck: str) -> None:
 
 
 @torch.no_grad()
-def test_it_is_known_whether_the_rounds_of_suppression_are_enough() -> None:
+def test_it_is_known_how_many_rounds_of_suppression_are_enough() -> None:
     model = fresh("fpn")
-    assert model.settled(images()).all()
-    model.proposing = replace(model.proposing, iou=0.1, rounds=1)
-    assert not model.settled(images()).any()
+    model.proposing = replace(model.proposing, iou=0.1)
+    needed = model.rounds_needed(images())
+    assert 1 < needed <= model.rounds
+    plain = {}
+    for rounds in (1, needed):
+        model.rounds = rounds
+        assert model.proposing.rounds == rounds
+        plain[rounds] = model(images())["proposals"]
+    model.operators = True
+    greedy = model(images())["proposals"]
+    torch.testing.assert_close(plain[needed], greedy)
+    assert not torch.allclose(plain[1], greedy)
 
 
 def test_without_the_pyramid_nine_anchors_stand_at_each_position() -> None:

@@ -141,6 +141,27 @@ def test_fine_tuning_starts_from_the_layers_that_fit(voc: Path, unbroken: Path, 
     assert "holds a run with other settings: weights_sha256 was" in again.stderr
 
 
+def test_what_is_frozen_stays_as_it_was_given(voc: Path, unbroken: Path, tmp_path: Path) -> None:
+    weights = unbroken / "best.safetensors"
+    out = tmp_path / "frozen"
+    arguments = ["--weights", str(weights), "--epochs", "1", "--freeze", "backbone", "--freeze", "fine"]
+    done = train(voc, out, *arguments, "--option", "frozen_norms=false", "--json")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert settings["recipe"]["frozen"] == ["backbone", "fine"]
+    given, tuned = read(weights)[0], read(out / "best.safetensors")[0]
+    moved = {name.partition(".")[0] for name, value in given.items() if not torch.equal(tuned[name], value)}
+    assert moved == {name.partition(".")[0] for name in given} - {"backbone", "fine"}
+
+    for arguments, says in (
+        (["--weights", str(weights), "--freeze", "bakbone"], "Did you mean 'backbone'"),
+        (["--freeze", "head"], "--freeze head: nothing was learned there that could stay as it is (head"),
+    ):
+        done = train(voc, tmp_path / "never", *arguments)
+        assert done.returncode != 0 and says in done.stderr
+        assert not (tmp_path / "never").exists()
+
+
 def test_another_number_of_classes_leaves_the_last_layer_fresh(unbroken: Path) -> None:
     torch.manual_seed(1)
     model = build("yolo", 3, pretrained=False, size=[64, 64])
