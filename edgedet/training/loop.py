@@ -23,11 +23,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.errors import EmptyDataset, TrainingError, UsageError
 from edgedet.contract.numbers import check_count
 from edgedet.contract.proposals import cached
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
+from edgedet.data.augment_mosaic import mosaic_transform
 from edgedet.models.base import Model
 from edgedet.training.after import after, follow
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
@@ -104,15 +105,8 @@ class Trainer:
         self.model.to(device).to(memory_format=torch.channels_last)
         self.phases = phases(self.model, self.recipe, self.task)
         self._begin(self.phases[0])
-        for data in (self.train, self.val):
-            if data is not None and data.semantic != self.task.semantic:
-                has, needs = ("a class per pixel", "boxes")[:: 1 if data.semantic else -1]
-                raise DataError(
-                    f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
-                    hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
-                )
-        self.train = self.task.select(self.train)
-        self.val = self.val and self.task.select(self.val)
+        self.train = self.task.of_use(self.train, self.spec.model)
+        self.val = self.val and self.task.of_use(self.val, self.spec.model)
         if not self.train.semantic and objects(self.train) == 0:
             found = f" ({self.train.problems.summary()})" if len(self.train.problems) else ""
             raise EmptyDataset(
@@ -155,6 +149,8 @@ class Trainer:
             self.seed,
             mild=mild,
             mild_from=self.recipe.epochs - self.recipe.mild_epochs,
+            mosaic=mosaic_transform(self.spec.input.size) if self.recipe.mosaic else None,
+            mosaics=self.recipe.mosaic,
             masks=self.task.instances,
             proposer=self.proposer,
             regions=self.spec.proposals.count if self.spec.proposals else 0,

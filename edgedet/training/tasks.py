@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from torchvision.transforms import v2
 
+from edgedet.contract.errors import DataError
 from edgedet.contract.spec import Task, Thresholds
 from edgedet.data import Dataset
 from edgedet.data.augment import detection_transform, segmentation_transform
@@ -55,6 +56,16 @@ class Training:
     select: Callable[[Dataset], Dataset] = _all
     thresholds: Thresholds = EVAL_THRESHOLDS
 
+    def of_use(self, data: Dataset, model: str) -> Dataset:
+        """What of a data set a model of this task learns from, or is measured on; DataError: other data."""
+        if data.semantic != self.semantic:
+            has, needs = ("a class per pixel", "boxes")[:: 1 if data.semantic else -1]
+            raise DataError(
+                f"{data.name} has {has}; {model} is trained on {needs}.",
+                hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
+            )
+        return self.select(data)
+
 
 def _ap11(metrics: Measured) -> float | None:
     assert isinstance(metrics, Metrics)
@@ -82,7 +93,11 @@ def _recall(metrics: Measured) -> float | None:
 
 
 def _boxes(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
-    return detection_transform(size, train=True, fill=fill, mild=mild)
+    # mosaics and bars make objects smaller: together with them fewer images are expanded
+    expand = (0.3 if mild else 0.0) if recipe.mosaic else 0.5
+    return detection_transform(
+        size, train=True, fill=fill, mild=mild, letterbox=recipe.letterbox, expand=expand
+    )
 
 
 def _one_box(size: tuple[int, int], recipe: Recipe, fill: tuple[int, int, int], mild: bool) -> v2.Compose:
