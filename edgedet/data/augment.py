@@ -13,20 +13,27 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from edgedet.contract.boxes import pairwise_iou
-from edgedet.contract.spec import VOID
+from edgedet.contract.boxes import area, pairwise_iou
+from edgedet.contract.preprocess import place
+from edgedet.contract.spec import VOID, Input
 from edgedet.contract.targets import Targets
 from edgedet.data.sample import Sample
 
 
 def detection_transform(
-    size: tuple[int, int], *, train: bool, fill: tuple[int, int, int], mild: bool = False
+    size: tuple[int, int],
+    *,
+    train: bool,
+    fill: tuple[int, int, int],
+    mild: bool = False,
+    letterbox: float = 0.0,
+    expand: float = 0.5,
 ) -> v2.Compose:
     """What a detector sees of a sample.
 
     Training: colour (SSD's photometric distortion), expand, a crop that keeps at least one object by IoU
-    (Liu et al. 2016, 2.2), flip. Always: stretch to `size` (height, width), as YOLO's and SSD's papers do;
-    objects thinner than two pixels are dropped.
+    (Liu et al. 2016, 2.2), flip. Always: stretch to `size` (height, width), as YOLO's and SSD's papers do,
+    or a share of them with bars, in their own aspect; objects thinner than two pixels are dropped.
 
     How far and how often is chosen so that the objects are as large, in the geometric mean, as those of
     whole images are: with SSD's own numbers they were 1.17 times as large as VOC val's, and a network
@@ -34,6 +41,8 @@ def detection_transform(
 
     Args:
         mild: expand and crop by little only: what an image looks like to the deployed network.
+        letterbox: share of the images that keep their aspect, so that wide ones need not be stretched.
+        expand: share of the images that are expanded.
     """
     steps: list[v2.Transform] = []
     if train:
@@ -41,12 +50,15 @@ def detection_transform(
         background = {tv_tensors.Image: fill, "others": 0}
         steps = [
             Photometric(p=0.5),
-            v2.RandomZoomOut(fill=background, side_range=(1.0, side), p=0.5),
+            v2.RandomZoomOut(fill=background, side_range=(1.0, side), p=expand),
             ObjectCrop(least, overlaps, p=0.5 if mild else 0.6),
             v2.RandomHorizontalFlip(),
         ]
     # antialiasing as cv2's INTER_AREA does when a frame shrinks; VOC at 320 px is never shrunk much
-    steps.append(Stretch(size))
+    fits: v2.Transform = Stretch(size)
+    if letterbox:
+        fits = v2.RandomChoice([fits, Letterbox(size, fill)], p=[1 - letterbox, letterbox])
+    steps.append(fits)
     if train:
         steps.append(DropThin(2.0))
     return v2.Compose(steps)
@@ -61,10 +73,7 @@ class Photometric(v2.RandomPhotometricDistort):  # type: ignore[misc]  # torchvi
 
 
 class ObjectCrop(v2.Transform):  # type: ignore[misc]
-    """Crop a window that overlaps at least one object well (Liu et al. 2016, 2.2).
-
-    An object whose centre lies outside the window is no longer to be found. What is visible of it is no
-    background either: from then on it is ignored, its box cut to the window.
+    """Crop a window that overlaps at least one object well (Liu et al. 2016, 2.2); see `cut`.
 
     Args:
         least: the window's sides are at least this share of the image's.
@@ -87,13 +96,7 @@ class ObjectCrop(v2.Transform):  # type: ignore[misc]
         window = self._window(sample["boxes"].canvas_size, boxes[~sample["ignore"]])
         if window is None:
             return sample
-        left, top, right, bottom = (int(side) for side in window.tolist())
-        place = top, left, bottom - top, right - left
-        moved = {
-            key: v2.functional.crop(value, *place) if isinstance(value, tv_tensors.TVTensor) else value
-            for key, value in sample.items()
-        }
-        return {**moved, "ignore": sample["ignore"] | ~_centred(boxes, window)}
+        return cut(sample, window)
 
     def _window(self, canvas: tuple[int, int], boxes: Tensor) -> Tensor | None:
         """(4,) xyxy in pixels, for objects (n, 4); None if no trial found one."""
@@ -109,6 +112,24 @@ class ObjectCrop(v2.Transform):  # type: ignore[misc]
             if float(pairwise_iou(inside, window[None]).max()) >= overlap:
                 return window
         return None
+
+
+def cut(sample: dict[str, Any], window: Tensor, visible: float = 0.0) -> dict[str, Any]:
+    """What of a sample a window (4,), xyxy in whole pixels, shows.
+
+    An object whose centre lies outside the window, or of whose box it shows less than the share `visible`,
+    is no longer to be found. What is visible of it is no background either: from then on it is ignored, its
+    box cut to the window.
+    """
+    left, top, right, bottom = (int(side) for side in window.tolist())
+    place = top, left, bottom - top, right - left
+    moved = {
+        key: v2.functional.crop(value, *place) if isinstance(value, tv_tensors.TVTensor) else value
+        for key, value in sample.items()
+    }
+    before, after = (s["boxes"].as_subclass(Tensor) for s in (sample, moved))
+    seen = _centred(before, window) & (area(after) >= visible * area(before))
+    return {**moved, "ignore": sample["ignore"] | ~seen}
 
 
 OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -199,20 +220,47 @@ class Stretch(v2.Transform):  # type: ignore[misc]  # torchvision is not typed
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One image, mask or set of boxes."""
+        size = params.get("inner", self.size)
         if isinstance(inpt, tv_tensors.Mask):
             plane = inpt.as_subclass(Tensor)[None]
             if not plane.numel():  # no object
-                return tv_tensors.wrap(plane.new_zeros((0, *self.size)), like=inpt)
+                return tv_tensors.wrap(plane.new_zeros((0, *size)), like=inpt)
             if plane.ndim == 4:  # (1, n, H, W): a mask for each object
                 moved = v2.functional.resize_image(
-                    plane[0], self.size, interpolation=v2.InterpolationMode.NEAREST_EXACT
+                    plane[0], size, interpolation=v2.InterpolationMode.NEAREST_EXACT
                 )
                 return tv_tensors.wrap(moved, like=inpt)
-            moved = v2.functional.resize_image(
-                plane, self.size, interpolation=v2.InterpolationMode.NEAREST_EXACT
-            )
+            moved = v2.functional.resize_image(plane, size, interpolation=v2.InterpolationMode.NEAREST_EXACT)
             return tv_tensors.wrap(moved[0], like=inpt)
-        return v2.functional.resize(inpt, self.size, antialias=True)
+        return v2.functional.resize(inpt, size, antialias=True)
+
+
+class Letterbox(Stretch):
+    """Resize to fit into `size` (height, width), with bars: where `contract.preprocess` puts a frame.
+
+    fill: RGB, 0 to 255, of the bars.
+    """
+
+    def __init__(self, size: tuple[int, int], fill: tuple[int, int, int]) -> None:
+        super().__init__(size)
+        self.fill = {tv_tensors.Image: list(fill), tv_tensors.Mask: 0}
+        self.rule = Input("images", *size, (0.0,) * 3, (1.0,) * 3, resize="letterbox")
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """{"inner": (height, width) of the image in it, "padding": left, top, right, bottom}."""
+        rows, columns = v2.query_size(flat_inputs)
+        height, width = self.size
+        down, across = place(columns, rows, self.rule).inner
+        inner = [down.stop - down.start, across.stop - across.start]
+        return {
+            "inner": inner,
+            "padding": [across.start, down.start, width - across.stop, height - down.stop],
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image, mask or set of boxes."""
+        moved = super().transform(inpt, params)
+        return v2.functional.pad(moved, params["padding"], fill=self.fill.get(type(inpt)))
 
 
 class RandomWindow(Stretch):
@@ -254,11 +302,28 @@ def _start(length: int, window: int) -> int:
     return low + int(torch.randint(high - low + 1, ()))
 
 
-def apply(transform: v2.Compose, sample: Sample, *, regions: int = 0) -> tuple[Tensor, Targets]:
+def apply(transform: v2.Compose, sample: Sample, *more: Sample, regions: int = 0) -> tuple[Tensor, Targets]:
     """-> image (3, H, W) uint8 RGB and its targets (maps and masks too) in pixels of that image.
 
-    regions: rows of `Targets.proposals`, where the sample has proposals: the best that are left.
+    Args:
+        transform: of one sample, or of several (`edgedet.data.augment_mosaic`: four).
+        regions: rows of `Targets.proposals`, where the sample has proposals: the best that are left.
     """
+    out = transform([_tensors(s) for s in (sample, *more)] if more else _tensors(sample))
+    some = (out.get(key) for key in ("class_map", "masks", "proposals"))
+    class_map, masks, proposals = (None if a is None else a.as_subclass(Tensor) for a in some)
+    return out["image"].as_subclass(Tensor), Targets(
+        out["boxes"].as_subclass(Tensor).float(),
+        out["labels"],
+        out["ignore"],
+        class_map,
+        None if masks is None else masks.bool(),
+        None if proposals is None else _filled(proposals, regions),
+    )
+
+
+def _tensors(sample: Sample) -> dict[str, Any]:
+    """A sample as torchvision's transforms take it."""
     height, width = sample.image.shape[:2]
 
     def moving(boxes: npt.NDArray[np.float32]) -> tv_tensors.BoundingBoxes:
@@ -277,15 +342,7 @@ def apply(transform: v2.Compose, sample: Sample, *, regions: int = 0) -> tuple[T
         data["masks"] = tv_tensors.Mask(torch.from_numpy(sample.masks.astype(np.uint8)))
     if sample.proposals is not None:
         data["proposals"] = moving(sample.proposals)
-    out = transform(data)
-    return out["image"].as_subclass(Tensor), Targets(
-        out["boxes"].as_subclass(Tensor).float(),
-        out["labels"],
-        out["ignore"],
-        out["class_map"].as_subclass(Tensor) if sample.class_map is not None else None,
-        out["masks"].as_subclass(Tensor).bool() if sample.masks is not None else None,
-        _filled(out["proposals"].as_subclass(Tensor), regions) if sample.proposals is not None else None,
-    )
+    return data
 
 
 def _filled(boxes: Tensor, rows: int) -> Tensor:

@@ -19,9 +19,11 @@ from edgedet.evaluation.metrics import (
     ClassPixels,
     LocalisationMetrics,
     Metrics,
+    ProposalMetrics,
     SegmentationMetrics,
     Trimap,
 )
+from edgedet.evaluation.proposal_recall import evaluate_proposals
 
 __all__ = [
     "EVAL_THRESHOLDS",
@@ -32,10 +34,12 @@ __all__ = [
     "Metrics",
     "ModelUnderTest",
     "Predict",
+    "ProposalMetrics",
     "SegmentationMetrics",
     "Trimap",
     "engine_under_test",
     "evaluate",
     "evaluate_localisation",
+    "evaluate_proposals",
     "evaluate_semantic",
 ]

@@ -171,6 +171,32 @@ class LocalisationMetrics:
         return json.dumps(asdict(self), sort_keys=True)
 
 
+@dataclass(frozen=True)
+class ProposalMetrics:
+    """How many objects regions give a detector the chance to find, on one data set.
+
+    data, fingerprint, notes: as in `Metrics`; images: how many were evaluated; skipped: how many could not be
+    read; iou: the overlap that counts; objects: those that count; recall: the share of them that a proposal
+    overlaps, in [0, 1], None without any; proposals: of an image, in the mean; not_measured: why there is no
+    recall, empty where there is.
+    """
+
+    data: str
+    fingerprint: str
+    images: int
+    skipped: int
+    iou: float
+    objects: int
+    recall: float | None
+    proposals: float
+    notes: tuple[str, ...] = ()
+    not_measured: str = ""
+
+    def to_json(self) -> str:
+        """One JSON object; floats exact."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None

@@ -1,4 +1,4 @@
-"""How many objects a proposer gives the detector a chance to find."""
+"""How many objects a proposer gives the detector a chance to find: one from outside, or a network."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgedet.contract.boxes import pairwise_iou
+from edgedet.contract.errors import DataError
 from edgedet.contract.proposals import Proposer
+from edgedet.contract.results import Detections
 from edgedet.data import Dataset
-from edgedet.evaluation.evaluate import spread
+from edgedet.evaluation.evaluate import ModelUnderTest, Predict, coverage, predictions, spread
+from edgedet.evaluation.metrics import ProposalMetrics
 
 
 def first_hits(
@@ -56,3 +59,51 @@ def proposal_recall(
     every = np.concatenate(places)
     share = {k: float((every < k).mean()) if len(every) else float("nan") for k in counts}
     return share, float(np.mean(number))
+
+
+def evaluate_proposals(
+    predict: Predict | ModelUnderTest,
+    dataset: Dataset,
+    *,
+    limit: int | None = None,
+    iou: float = 0.5,
+    progress: bool = True,
+) -> ProposalMetrics:
+    """The share of objects that any of their image's regions overlaps, whatever either is called.
+
+    Uijlings et al. 2013, 5.1, over all classes together; ignored objects are left out.
+
+    Args:
+        predict: image (H, W, 3) uint8 BGR -> Detections in its pixels: the regions. dataset: with boxes.
+        limit: evaluate only this many images, evenly spread. iou: the overlap that counts.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: the data set or the model gives no boxes. EmptyDataset: no image can be read. Unreadable
+            ones are skipped, counted and noted.
+    """
+    if not dataset.labelled or dataset.semantic:
+        raise DataError(
+            f"{dataset.name} has no boxes to compare with.", hint="Evaluate on voc:, coco: or yolo: data."
+        )
+    indices = spread(len(dataset), limit)
+    skipped: list[str] = []
+    places, number = [np.zeros(0)], []
+    for truth, found in predictions(predict, dataset, indices, dataset.truths.__getitem__, skipped, progress):
+        if not isinstance(found, Detections):
+            raise DataError(f"The model gives a {type(found).__name__}, not regions.")
+        number.append(len(found))
+        places.append(first_hits(found.boxes, truth.boxes[~truth.ignore], iou))
+    every = np.concatenate(places)
+    return ProposalMetrics(
+        data=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        images=len(number),
+        skipped=len(skipped),
+        iou=iou,
+        objects=len(every),
+        recall=float(np.isfinite(every).mean()) if len(every) else None,
+        proposals=float(np.mean(number)),
+        notes=(*coverage(dataset, indices, skipped), *dataset.notes),
+        not_measured="" if len(every) else f"there is no object that counts in {len(number)} images",
+    )

@@ -47,6 +47,8 @@ class Entry:
     """What an artifact shows by default."""
     finish: str = ""
     """What follows the epochs of a training, where gradients do not finish it (`training.after`)."""
+    alternating: str = ""
+    """How one part is trained after another (`training.phases`), where that can be chosen."""
 
 
 MODELS: dict[str, Entry] = {
@@ -56,7 +58,13 @@ MODELS: dict[str, Entry] = {
         "deeplabv3plus", "edgedet.models.deeplabv3plus:DeepLabV3Plus", "semantic", (352, 480)
     ),
     "yolo": Entry("yolo", "edgedet.models.yolo:Yolo", "detection", (320, 320), sized=True),
-    "faster-rcnn": Entry("faster-rcnn", "edgedet.models.faster_rcnn:FasterRcnn", "detection", (320, 320)),
+    "faster-rcnn": Entry(
+        "faster-rcnn",
+        "edgedet.models.faster_rcnn:FasterRcnn",
+        "detection",
+        (320, 320),
+        alternating="edgedet.training.alternating:FourSteps",
+    ),
     "rcnn": Entry(
         "rcnn",
         "edgedet.models.rcnn:Rcnn",

@@ -13,7 +13,7 @@ Where this departs from the papers, and why:
 - RoIAlign instead of RoI max pooling (He et al. 2017): nothing is rounded.
 - Batch norms in the pyramid: without them the scale of its levels ran away (`necks.Fpn`).
 - Joint training is the default (Ren et al. 2016, 3.2 "approximate joint training"): gradients do not pass
-  through the coordinates of proposals.
+  through the coordinates of proposals. The paper's 4 steps are `edgedet.training.alternating`.
 - Anchors across the image's border are trained on, as in FPN: at 320 px large objects have no others.
 """
 
@@ -112,12 +112,20 @@ class FasterRcnn(RegionDetector):
         """(N, 3, H, W) normalised, sides multiples of 32 -> proposals (N, P, 4) in pixels, objectness (N, P),
         class_logits (N, P, K + 1), deltas (N, P, 4 K). Rows without a proposal have objectness 0.
         """
-        levels = self.neck(self.backbone(images))
-        return self.heads(levels, (images.shape[2], images.shape[3]))
+        return self.heads(self.features(images), (images.shape[2], images.shape[3]))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What both stages share: (N, 3, H, W) -> the levels of the neck, (N, width, H / s, W / s) each."""
+        found: list[Tensor] = self.neck(self.backbone(images))
+        return found
 
     def heads(self, levels: list[Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Both stages on the levels of the neck, for an input of `size` (height, width): see `forward`."""
         boxes, objectness = self.propose(self.rpn(levels), size, operators=self.operators)
+        return self.second_stage(levels, boxes, objectness)
+
+    def second_stage(self, levels: list[Tensor], boxes: Tensor, objectness: Tensor) -> dict[str, Tensor]:
+        """What `propose` gave, looked at on the levels of the neck -> what `forward` gives."""
         logits, deltas = self.box_head(self.pool(levels, boxes, operators=self.operators))
         return {"proposals": boxes, "objectness": objectness, "class_logits": logits, "deltas": deltas}
 
@@ -162,17 +170,35 @@ class FasterRcnn(RegionDetector):
         {"rpn_class", "rpn_box", "class", "box"}.
         """
         size = (images.shape[2], images.shape[3])
-        levels = self.neck(self.backbone(images))
-        logits, deltas = self.rpn(levels)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        levels = self.features(images)
+        found = self.rpn(levels)
+        second = self.region_losses(levels, self.proposed(found, size), targets)
+        return self.rpn_losses(found, size, targets) | second
+
+    @torch.no_grad()
+    def proposed(self, found: tuple[list[Tensor], list[Tensor]], size: tuple[int, int]) -> Tensor:
+        """As `propose`, for training: the boxes (N, P, 4) alone, without gradients, in float32."""
+        logits, deltas = found
+        with torch.autocast(logits[0].device.type, enabled=False):
             exact = [x.float() for x in logits], [x.float() for x in deltas]
-            boxes, _ = self.propose(exact, size, operators=True)
-        regions = sample_regions(boxes, targets, sampled=self.sampled)
-        found = self.box_head(self.pool(levels, regions.boxes, operators=False))
-        with torch.autocast(images.device.type, enabled=False):
-            all_logits, all_deltas = torch.cat(logits, dim=1).float(), torch.cat(deltas, dim=1).float()
-            first = rpn_training_loss(all_logits, all_deltas, self.anchors(size, all_logits), targets)
-            losses = first | regions.loss(*(x.float() for x in found))
+            return self.propose(exact, size, operators=True)[0]
+
+    def rpn_losses(
+        self, found: tuple[list[Tensor], list[Tensor]], size: tuple[int, int], targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """{"rpn_class", "rpn_box"} of the RPN's logits and deltas, level by level."""
+        with torch.autocast(found[0][0].device.type, enabled=False):
+            logits, deltas = (torch.cat(x, dim=1).float() for x in found)
+            return rpn_training_loss(logits, deltas, self.anchors(size, logits), targets)
+
+    def region_losses(
+        self, levels: list[Tensor], proposals: Tensor, targets: Sequence[Targets]
+    ) -> dict[str, Tensor]:
+        """{"class", "box"}, and those of further heads, on a sample of proposals (N, P, 4)."""
+        regions = sample_regions(proposals, targets, sampled=self.sampled)
+        logits, deltas = self.box_head(self.pool(levels, regions.boxes, operators=False))
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = regions.loss(logits.float(), deltas.float())
         return losses | self.more_losses(levels, regions, targets)
 
     def more_losses(

@@ -17,7 +17,8 @@ Where this departs from the paper, and why:
 - The confidence passes through a sigmoid; x, y, sqrt w, sqrt h are linear, as in the paper: an object as
   large as the image is no infinite logit.
 - A box that overlaps an object well is not punished for its confidence though another answers (YOLO v2's
-  and v3's rule): the neighbours of the answering cell see nearly the same pixels.
+  and v3's rule): the neighbours of the answering cell see nearly the same pixels. With `neighbours` they
+  answer too.
 - Class probabilities are a softmax; the loss on them and on the confidence is the lecture's squared error
   or, by default, cross entropy (`probability_loss`), which learns 20 classes in far fewer epochs and does
   not let the confidence die where, on a fine grid, nearly every cell is empty.
@@ -26,6 +27,7 @@ Where this departs from the paper, and why:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,7 @@ class Yolo(Model):
         neck: "none", or "fpn".
         giou: weight of the loss term that asks for tight boxes (`YoloLoss`), 0 = none; giou_from: the share
             of the training, 0 to 1, that is done before it is added.
+        neighbours: weight of the cells beside the answering one (`YoloLoss`), 0 = they answer for nothing.
         pretrained: start from ImageNet weights.
 
     Raises:
@@ -73,6 +76,7 @@ class Yolo(Model):
         probability_loss: str = "cross_entropy",
         giou: float = 0.0,
         giou_from: float = 0.0,
+        neighbours: float = 0.0,
         pretrained: bool = True,
         frozen_norms: bool = True,
         frozen_stages: int = 2,
@@ -99,7 +103,7 @@ class Yolo(Model):
             conv_norm_act(width, width, 1),
             nn.Conv2d(width, 5 * boxes_per_cell + classes, 1),
         )
-        self.criterion = YoloLoss(boxes_per_cell, probability_loss=probability_loss)
+        self.criterion = YoloLoss(boxes_per_cell, neighbours=neighbours, probability_loss=probability_loss)
         self.giou, self.giou_from = giou, giou_from
         self.begin_epoch(0.0)
         self._initialise()
@@ -184,6 +188,17 @@ class YoloLoss(nn.Module):
 
       + giou sum_objects mean_cells (1 - GIoU(responsible box, box*))  "giou"
 
+    With `neighbours` the cells beside answer too, as in YOLO v5 and after (FCOS; Tian et al. 2019, 3.2):
+    whichever of them has the best box is then the one that is sure, and knows what it is. In each the box
+    that overlaps the object most learns that overlap, and the class is learned as in the answering cell:
+
+      + neighbours sum_objects sum_beside (C - C*)^2                   in "object"
+      + neighbours sum_objects mean_beside sum_c (p(c) - p*(c))^2      in "class"
+
+    The first is a sum, so that of every cell being one beside and being background weigh alike (with
+    `neighbours` = `no_object`); the second a mean, so that large objects' classes weigh no more. Cells beside
+    an ignored object's are then not punished either.
+
     Args:
         probability_loss: of class probabilities and confidence: "cross_entropy", or "squared" as the
             lecture writes it.
@@ -195,6 +210,7 @@ class YoloLoss(nn.Module):
         *,
         coord: float = 5.0,
         no_object: float = 0.5,
+        neighbours: float = 0.0,
         good_enough: float = 0.6,
         probability_loss: str = "cross_entropy",
     ) -> None:
@@ -206,6 +222,7 @@ class YoloLoss(nn.Module):
         self.boxes_per_cell = boxes_per_cell
         self.coord = coord
         self.no_object = no_object
+        self.neighbours = neighbours
         self.good_enough = good_enough
         self.probability_loss = probability_loss
         self.giou = 0.0
@@ -217,9 +234,8 @@ class YoloLoss(nn.Module):
 
         `cell` is the side of a cell in pixels, `side` the (height, width) that h and w are fractions of.
         """
-        n, channels, rows, cols = grid.shape
+        n, _, rows, cols = grid.shape
         b = self.boxes_per_cell
-        classes = channels - 5 * b
         size = (rows * cell, cols * cell)
         values = grid.float().permute(0, 2, 3, 1)  # (N, Sy, Sx, 5B+K)
         raw = values[..., : 5 * b].reshape(n, rows, cols, b, 5)
@@ -242,17 +258,26 @@ class YoloLoss(nn.Module):
         obj = self._error(confidence[image, row, col, responsible], overlap).sum()
 
         unseen = self._unseen(boxes.detach(), targets)
+        if self.neighbours:
+            skipped = [replace(target, ignore=~target.ignore) for target in targets]
+            there, theirs, *_ = assign_cells(skipped, rows, cols, cell, grid.device)
+            around, _ = cells_beside(there, theirs, rows, cols, cell)
+            ignored[around[:, 0], around[:, 1], around[:, 2]] = True
         ignored[image, row, col] = False  # an object that must be found outranks an ignored one
         unseen[ignored] = False
         unseen[image, row, col, responsible] = False
-        nothing = self._error(confidence[unseen], torch.zeros_like(confidence[unseen])).sum()
 
-        logits = values[image, row, col, 5 * b :]  # (m, K)
-        if self.probability_loss == "squared":
-            one_hot = torch.nn.functional.one_hot(labels, classes).to(logits.dtype)
-            kind = (logits.softmax(dim=1) - one_hot).square().sum()
-        else:
-            kind = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        kind = self._class_error(values[image, row, col, 5 * b :], labels).sum()
+        beside, owner = cells_beside(where, truth, rows, cols, cell)
+        if self.neighbours:
+            i, y, x = beside.unbind(1)
+            near, best = iou(boxes[i, y, x].detach(), truth[owner][:, None, :]).max(dim=1)  # (c,)
+            obj = obj + self.neighbours * self._error(confidence[i, y, x, best], near).sum()
+            of_class = self._class_error(values[i, y, x, 5 * b :], labels[owner])
+            share = 1 / torch.bincount(owner, minlength=len(where)).to(of_class.dtype)
+            kind = kind + self.neighbours * (of_class * share[owner]).sum()
+            unseen[i, y, x, best] = False
+        nothing = self._error(confidence[unseen], torch.zeros_like(confidence[unseen])).sum()
         terms = {
             "xy": self.coord * xy / n,
             "wh": self.coord * wh / n,
@@ -261,15 +286,21 @@ class YoloLoss(nn.Module):
             "class": kind / n,
         }
         if self.giou:
-            beside, owner = cells_beside(where, truth, rows, cols, cell)
-            near = torch.cat([where, beside])
+            cells = torch.cat([where, beside])
             owner = torch.cat([torch.arange(len(where), device=grid.device), owner])
-            candidates = boxes[near[:, 0], near[:, 1], near[:, 2]]  # (c, B, 4)
+            candidates = boxes[cells.unbind(1)]  # (c, B, 4)
             best = iou(candidates.detach(), truth[owner][:, None, :]).argmax(dim=1)
-            tight = giou(candidates[torch.arange(len(near), device=grid.device), best], truth[owner])
+            tight = giou(candidates[torch.arange(len(cells), device=grid.device), best], truth[owner])
             share = 1 / torch.bincount(owner, minlength=len(where)).to(tight.dtype)
             terms["giou"] = self.giou * ((1 - tight) * share[owner]).sum() / n
         return terms
+
+    def _class_error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of class scores (m, K), by `probability_loss`, object by object."""
+        if self.probability_loss == "squared":
+            one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+            return (logits.softmax(dim=1) - one_hot).square().sum(dim=1)
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
 
     def _error(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Of confidences, by `probability_loss`, one by one."""

@@ -59,6 +59,7 @@ class Samples(Dataset[Any]):
 
     Args:
         mild: takes the place of `transform` from the epoch `mild_from` on, counted from 0.
+        mosaic: makes one image of four, `mosaics` of all before `mild_from`; of boxes alone.
         masks: instance masks too.
         proposer: of regions, for models that take them; regions: as many of an image.
     """
@@ -71,12 +72,15 @@ class Samples(Dataset[Any]):
         *,
         mild: v2.Compose | None = None,
         mild_from: int = 0,
+        mosaic: v2.Compose | None = None,
+        mosaics: float = 0.0,
         masks: bool = False,
         proposer: Proposer | None = None,
         regions: int = 0,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
         self.mild, self.mild_from = mild, mild_from
+        self.mosaic, self.mosaics = mosaic, mosaics
         self.masks = masks
         self.proposer, self.regions = proposer, regions
 
@@ -94,7 +98,11 @@ class Samples(Dataset[Any]):
         known = len(self.source.problems)
         sample = self._readable(index)
         torch.manual_seed(mixed(self.seed, epoch, index))
-        image, targets = apply(self.transform_in(epoch), sample, regions=self.regions)
+        transform, more = self.transform_in(epoch), []
+        if self.mosaic is not None and epoch < self.mild_from and float(torch.rand(())) < self.mosaics:
+            others = torch.randint(len(self.source), (3,)).tolist()
+            transform, more = self.mosaic, [self._readable(i) for i in others]
+        image, targets = apply(transform, sample, *more, regions=self.regions)
         return image, targets, self.source.problems.items[known:]
 
     def transform_in(self, epoch: int) -> v2.Compose:

@@ -14,8 +14,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedet.contract.errors import DataError, EmptyDataset, TrainingError, UsageError
+from edgedet.contract.errors import EmptyDataset, TrainingError, UsageError
 from edgedet.contract.numbers import check_count
 from edgedet.contract.proposals import cached
-from edgedet.contract.results import Result
 from edgedet.contract.spec import ModelSpec
 from edgedet.data import Dataset
-from edgedet.evaluation.evaluate import Image
-from edgedet.evaluation.predict_torch import torch_under_test
+from edgedet.data.augment_mosaic import mosaic_transform
 from edgedet.models.base import Model
 from edgedet.training.after import after, follow
 from edgedet.training.batches import Batch, Loader, Order, Samples, mixed
 from edgedet.training.checkpoint import save_model
 from edgedet.training.failures import named
+from edgedet.training.measuring import measure
 from edgedet.training.optimise import (
     Normalise,
     TrainingLoss,
@@ -44,11 +43,12 @@ from edgedet.training.optimise import (
     parameter_groups,
     update_average,
 )
+from edgedet.training.phases import InPhases, Phase, phases, prepared, result
 from edgedet.training.processes import Processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
 from edgedet.training.signals import Stopped, StopRequest
-from edgedet.training.state import Progress, check_finite, load_into, save_state
+from edgedet.training.state import Progress, check_finite, load_into, progress_of, save_state
 from edgedet.training.tasks import TRAINING, Measured
 
 MOST_SKIPPED = 20
@@ -62,7 +62,7 @@ class Trainer:
     """A run: model, data and recipe, and the folder that holds all that is needed to repeat it.
 
     Args:
-        model: with its initial weights; trained in place.
+        model: with its initial weights; trained in place, as a part of what the recipe's phases take, if any.
         spec: of the model at its training size; travels with every checkpoint.
         train, val: data sets with the spec's classes.
         recipe: the numbers. folder: where the run lives.
@@ -98,22 +98,15 @@ class Trainer:
         for name, least in (("workers", 0), ("state_every", 1), ("eval_every", 1), ("eval_limit", 1)):
             check_count(name, getattr(self, name), least)
         device = self.processes.device
-        self.model.freeze(self.recipe.frozen)
-        self.model.to(device).to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
-        self.amp_dtype = amp_dtype(self.amp, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         self.task = TRAINING[self.spec.task]
-        for data in (self.train, self.val):
-            if data is not None and data.semantic != self.task.semantic:
-                has, needs = ("a class per pixel", "boxes")[:: 1 if data.semantic else -1]
-                raise DataError(
-                    f"{data.name} has {has}; {self.spec.model} is trained on {needs}.",
-                    hint="Give masks: or voc-seg: to a semantic model, voc:, coco: or yolo: to a detector.",
-                )
-        self.train = self.task.select(self.train)
-        self.val = self.val and self.task.select(self.val)
+        self.amp_dtype = amp_dtype(self.amp, device)
+        self.model.freeze(self.recipe.frozen)
+        self.model = prepared(self.spec.model, self.model, self.recipe)
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.phases = phases(self.model, self.recipe, self.task)
+        self._begin(self.phases[0])
+        self.train = self.task.of_use(self.train, self.spec.model)
+        self.val = self.val and self.task.of_use(self.val, self.spec.model)
         if not self.train.semantic and objects(self.train) == 0:
             found = f" ({self.train.problems.summary()})" if len(self.train.problems) else ""
             raise EmptyDataset(
@@ -156,6 +149,8 @@ class Trainer:
             self.seed,
             mild=mild,
             mild_from=self.recipe.epochs - self.recipe.mild_epochs,
+            mosaic=mosaic_transform(self.spec.input.size) if self.recipe.mosaic else None,
+            mosaics=self.recipe.mosaic,
             masks=self.task.instances,
             proposer=self.proposer,
             regions=self.spec.proposals.count if self.spec.proposals else 0,
@@ -164,8 +159,21 @@ class Trainer:
         self.normalise = Normalise(self.spec, device)
         self._skipped_in_a_row = 0
 
+    def _begin(self, phase: Phase) -> None:
+        """Train what a phase trains, from the weights that the model has."""
+        self.phase = phase
+        if isinstance(self.model, InPhases):
+            self.model.begin(self.phases.index(phase))
+        self.model.zero_grad(set_to_none=True)  # what an earlier phase left would count in the norm
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.recipe), lr=self.recipe.lr)
+        device = self.processes.device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=self.amp_dtype is torch.float16)
+
     def resume(self) -> None:
         """Go on from the folder's state file."""
+        epoch = progress_of(self.folder.state).epoch
+        self._begin(next((p for p in self.phases if epoch < p.end), self.phases[-1]))
         self.progress = load_into(self.folder.state, self.model, self.average, self.optimizer, self.scaler)
         self.folder.truncate(self.progress.step, self.progress.epoch)
 
@@ -178,11 +186,9 @@ class Trainer:
             OutputError: a file cannot be written. Files that were there stay as they were.
         """
         with named(self.processes.world), self.stop.deferred():
-            wrapped = self._distributed()
             try:
                 while self.progress.epoch < self.recipe.epochs and not self.progress.finished:
-                    yield from self._epoch(wrapped)
-                    yield from self._end_epoch()
+                    yield from self._epochs(self.phase)
                 if not self.progress.finished:
                     yield from self._finish()
             except Stopped:
@@ -193,10 +199,17 @@ class Trainer:
                 self.batches.close()
             self.processes.barrier()
 
+    def _epochs(self, phase: Phase) -> Iterator[dict[str, Any]]:
+        """Those of a phase that are left. Several processes begin it with the main one's weights."""
+        wrapped = self._distributed()
+        while self.phase is phase and self.progress.epoch < phase.end and not self.progress.finished:
+            yield from self._epoch(wrapped)
+            yield from self._end_epoch()
+
     def _end_epoch(self) -> Iterator[dict[str, Any]]:
         """Validate, save, and only then count the epoch: a run stopped before does it again."""
         done = self.progress.epoch + 1
-        last = done == self.recipe.epochs
+        last = done == self.phase.end
         event = None
         if self.after is not None:
             pass  # nothing is to be measured, or saved, before all of it is done
@@ -204,8 +217,13 @@ class Trainer:
             self._save_best(None)
         elif last or done % self.eval_every == 0:
             event = self._validate(self.progress.epoch)
-        self.progress.finished = self.after is None and (last or self._stalled())
+        over = done == self.recipe.epochs
+        self.progress.finished = self.after is None and (over or self._stalled())
         self.progress.epoch, self.progress.batch = done, 0
+        if last and not over:  # before the state is saved: it is always of the phase of its epoch
+            self.model.load_state_dict(self.average.state_dict())
+            self.progress.best = self.progress.best_epoch = None  # of another measure
+            self._begin(self.phases[self.phases.index(self.phase) + 1])
         self._save_state()
         if event is not None:
             yield event
@@ -266,8 +284,9 @@ class Trainer:
         images, targets, problems = batch
         for problem in problems:
             self.train.problems.take(problem)
-        step, steps = self.progress.step, self.recipe.epochs * len(self.order)
-        factor = learning_rate(step, steps, self.recipe)
+        step, length = self.progress.step, len(self.order)
+        begun = self.phase.first * length
+        factor = learning_rate(step - begun, self.phase.end * length - begun, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * group["share"] * factor
         torch.manual_seed(mixed(self.seed, step, self.processes.rank))
@@ -281,18 +300,18 @@ class Trainer:
         self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        *values, total_loss, length = torch.stack([*terms.values(), loss, norm]).detach().tolist()
+        *values, total_loss, gradient = torch.stack([*terms.values(), loss, norm]).detach().tolist()
         if not math.isfinite(total_loss):
             raise TrainingError(
                 f"The loss became {total_loss} at step {step} (epoch {self.progress.epoch}).", hint=_CALMER
             )
-        event = {"step": step, "epoch": self.progress.epoch, "lr": self.recipe.lr * factor}
-        event |= dict(zip(terms, values, strict=True)) | {"loss": total_loss}
-        if math.isfinite(length):
+        event: dict[str, Any] = {"step": step, "epoch": self.progress.epoch, "lr": self.recipe.lr * factor}
+        event |= dict(zip(terms, values, strict=True)) | {"loss": total_loss} | self.phase.said
+        if math.isfinite(gradient):
             self.scaler.step(self.optimizer)
-            update_average(self.average, self.model, self.recipe.ema, step)
+            update_average(self.average, self.model, self.recipe.ema, step - begun)
             self._skipped_in_a_row = 0
-            event["gradient_norm"] = length
+            event["gradient_norm"] = gradient
         else:  # the same in every process: gradients are means over them
             self._skip(step)
             event["skipped"] = 1
@@ -318,8 +337,9 @@ class Trainer:
         A validation with nothing to measure has the score None. While there was no other, the weights kept
         as the best are the last ones.
         """
-        metrics, reason = self._measure()
-        score = self.processes.broadcast(self.task.value(metrics) if metrics is not None else None)
+        task = self.phase.task
+        metrics, reason = measure(self, task)
+        score = self.processes.broadcast(task.value(metrics) if metrics is not None else None)
         best = self.progress.best
         if score is not None and (best is None or score > best):
             self._save_best(metrics)
@@ -327,6 +347,7 @@ class Trainer:
         elif score is None and best is None:
             self._save_best(None)
         event: dict[str, Any] = {"validation": epoch, "score": score, "best": self.progress.best}
+        event |= {"measure": task.score} | self.phase.said
         if score is None:
             event["reason"] = reason
         if self.processes.main:
@@ -334,44 +355,19 @@ class Trainer:
             self.folder.log_epoch(event | found)
         return event
 
-    def _measure(self) -> tuple[Measured | None, str]:
-        """On the main process: what was found (None: nothing), and why there may be no score."""
-        assert self.val is not None
-        if not self.processes.main:
-            while not self.agree():
-                pass
-            return None, ""
-        model = torch_under_test(
-            self.average, self.spec, device=self.processes.device, proposer=self.proposer
-        )
-
-        def many(images: Sequence[Image]) -> Sequence[Result]:
-            self.agree()  # the others wait: they learn that this process is alive, or that it was stopped
-            return model.many(images)
-
-        reason = f"{self.val.name} has no object of the model's classes in the images that were looked at"
-        metrics: Measured | None = None
-        try:
-            predict = replace(model, many=many)
-            metrics = self.task.evaluate(predict, self.val, limit=self.eval_limit, progress=False)
-        except EmptyDataset as e:
-            reason = e.message
-        self.agree(done=True)
-        return metrics, reason
-
     def _stalled(self) -> bool:
         if self.recipe.patience == 0 or self.progress.best_epoch is None:
             return False
         return self.progress.epoch - self.progress.best_epoch >= self.recipe.patience * self.eval_every
 
     def _save_best(self, metrics: Measured | None) -> None:
-        if not self.processes.main:
+        if not self.processes.main or not self.phase.kept:
             return
         check_finite(self.average, "best.safetensors")
         spec, score = self.spec, None if metrics is None else self.task.value(metrics)
         if score is not None and self.val is not None and self.eval_limit is None:
             spec = spec.with_(metrics={f"{self.task.metric}@{self.val.name}": round(score, 6)})
-        save_model(self.folder.best, self.average.state_dict(), spec, self.recipe.model)
+        save_model(self.folder.best, result(self.average).state_dict(), spec, self.recipe.model)
 
     def _save_state(self) -> None:
         if self.processes.main:
@@ -383,7 +379,8 @@ class Trainer:
     def file_bytes(self) -> int:
         """What the folder needs on disk: state and weights, each beside the one it replaces."""
         weights: int = sum(t.nbytes for t in self.model.state_dict().values())
-        moments: int = sum(2 * p.nbytes for p in self.model.parameters() if p.requires_grad)
+        several = len(self.phases) > 1  # each trains other parameters
+        moments: int = sum(2 * p.nbytes for p in self.model.parameters() if p.requires_grad or several)
         return 2 * (3 * weights + moments) + (self.after.file_bytes() if self.after is not None else 0)
 
     def _distributed(self) -> nn.Module:

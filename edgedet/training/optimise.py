@@ -46,7 +46,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            share = recipe.backbone_lr if name.startswith("backbone.") else 1.0
+            share = recipe.backbone_lr if "backbone" in name.split(".") else 1.0
             decay = recipe.weight_decay if parameter.dim() > 1 else 0.0
             groups.setdefault((share, decay), []).append(parameter)
     return [{"params": p, "share": share, "weight_decay": decay} for (share, decay), p in groups.items()]

@@ -24,7 +24,12 @@ class Recipe:
         ema: decay of the averaged weights, which are what is evaluated and saved.
         clip: gradient norm limit.
         patience: stop when the validation score has not risen for this many evaluations; 0 = never.
+        phases: epochs of each phase of a training in several (`training.phases`), `epochs` in all; none: all
+            is trained at once.
         mild_epochs: so many epochs at the end see a detector's images expanded and cropped by little only.
+        mosaic: share of a detector's images that are made of four, before those epochs; no others are then
+            expanded. Of models that are trained on boxes alone.
+        letterbox: share of a detector's images that keep their aspect, with bars.
         window: height and width of the windows that a semantic model is trained on, cut from the images;
             none: of the network's input size.
         scale: range of the scale of those windows; 1 shows the whole image, as large as it fits.
@@ -46,7 +51,10 @@ class Recipe:
     ema: float = 0.998
     clip: float = 10.0
     patience: int = 0
+    phases: tuple[int, ...] = ()
     mild_epochs: int = 0
+    mosaic: float = 0.0
+    letterbox: float = 0.0
     window: tuple[int, int] | None = None
     scale: tuple[float, float] = (0.5, 2.0)
     upright: bool = True
@@ -81,8 +89,11 @@ SEGMENTATION = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
-    # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends
-    "yolo": Recipe(epochs=18, model={"giou": 4.0}),
+    # the lecture's loss finds objects; its squared errors leave boxes loose, which the GIoU term mends, and
+    # of the cells that see an object any may have the best box
+    "yolo": Recipe(
+        epochs=30, mild_epochs=5, mosaic=0.125, letterbox=0.25, model={"giou": 4.0, "neighbours": 0.5}
+    ),
     # few images (those with one object), so many passes over them; best from the shipped YOLO's weights
     "localizer": Recipe(epochs=40),
     # the pyramid's stride 8 finds the small fifth of VOC's objects, which the plain levels miss

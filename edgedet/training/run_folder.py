@@ -3,7 +3,8 @@
 run.json            the command, settings, seed, data, versions and hardware
 state.safetensors   all that is needed to go on
 best.safetensors    the averaged weights of the best validation, with their spec
-steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped)
+steps.jsonl         a line per optimiser step: loss terms, learning rate, gradient norm (or skipped); the
+                    phase where there are several
 epochs.jsonl        a line per validation
 events.out.…        the same for TensorBoard
 stages/             what the stages after the epochs have done (R-CNN), until the run is finished
@@ -90,7 +91,10 @@ class RunFolder:
         try:
             before = parse_json(read_bytes(self._settings, MAX_SETTINGS))["settings"]
             # a setting that an earlier edgedet did not write down was what it is by default
-            known, now = flat(before), flat({k: v for k, v in repeatable.items() if k in before})
+            known, said = flat(before), {k: v for k, v in repeatable.items() if k in before}
+            if "recipe" in said:
+                said["recipe"] = {k: v for k, v in said["recipe"].items() if k in before["recipe"]}
+            now = flat(said)
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
             return f"a run.json that cannot be read ({type(e).__name__}: {e})"
         differing = sorted(k for k in known.keys() | now.keys() if known.get(k) != now.get(k))
@@ -141,14 +145,18 @@ class RunFolder:
         """Note one optimiser step."""
         self._pending.append(json.dumps(event))
         if self._board is not None and event["step"] % 10 == 0:
-            values = {f"train/{k}": v for k, v in event.items() if k not in ("step", "epoch")}
+            values = {
+                f"train/{_of_phase(event)}{k}": v
+                for k, v in event.items()
+                if k not in ("step", "epoch", "phase")
+            }
             self._board.add(event["step"], values)
 
     def log_epoch(self, event: dict[str, Any]) -> None:
         """Note one validation."""
         self._append(self._epochs, [json.dumps(event)])
         if self._board is not None and event["score"] is not None:
-            self._board.add(event["validation"], {"validation/score": event["score"]})
+            self._board.add(event["validation"], {f"validation/{_of_phase(event)}score": event["score"]})
 
     def flush(self) -> None:
         """Write the noted steps; called just before a state file."""
@@ -198,6 +206,11 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
+
+
+def _of_phase(event: dict[str, Any]) -> str:
+    """Before the names of a phase's curves: each has losses and a score of its own."""
+    return f"{event['phase']}/" if "phase" in event else ""
 
 
 def _number(line: str, key: str) -> float:

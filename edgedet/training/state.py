@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedet.contract.errors import TrainingError, WeightsError
+from edgedet.contract.tensor_file import read_tensor_file
 from edgedet.contract.text import parse_json
 from edgedet.training.checkpoint import load_state, read, write_tensors
 
@@ -78,7 +81,7 @@ def load_into(
     tensors, metadata = read(path)
     load_state(model, _under(tensors, "model."), path)
     load_state(average, _under(tensors, "average."), path)
-    try:
+    with _of_a_state(path):
         progress = _progress(parse_json(metadata["progress"]))
         optimizer.load_state_dict(
             {
@@ -88,12 +91,26 @@ def load_into(
         )
         if scaler.is_enabled():
             scaler.load_state_dict(json.loads(metadata["scaler"]))
+    return progress
+
+
+def progress_of(path: Path) -> Progress:
+    """Where the run of a state file stands; WeightsError if the file is not whole or no state."""
+    metadata = read_tensor_file(path).metadata
+    with _of_a_state(path):
+        return _progress(parse_json(metadata["progress"]))
+
+
+@contextlib.contextmanager
+def _of_a_state(path: Path) -> Iterator[None]:
+    """WeightsError for whatever a file that is no state makes go wrong."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
         raise WeightsError(
             f"{path} is not a state to go on from: {type(e).__name__}: {e}.",
             hint="Start over in another folder with -o (--weights takes the best.safetensors of this one).",
         ) from e
-    return progress
 
 
 def _progress(fields: dict[str, Any]) -> Progress:

@@ -12,6 +12,7 @@ from edgedet.data.clean import CORRECTED
 from edgedet.evaluation.evaluate import spread
 from edgedet.training.checkpoint import layers
 from edgedet.training.loop import Trainer, objects
+from edgedet.training.phases import InPhases, result
 
 
 def before(trainer: Trainer, weights: Path | None, fresh: list[str]) -> list[tuple[str, str]]:
@@ -31,12 +32,16 @@ def before(trainer: Trainer, weights: Path | None, fresh: list[str]) -> list[tup
         if not trainer.val.semantic and objects(trainer.val) == 0:
             rows.append(("", "nothing to measure there: the last epoch's weights are kept"))
     if weights is not None:
-        there = len(layers(trainer.model.state_dict()))
+        there = len(layers(result(trainer.model).state_dict()))
         rows.append(("weights", f"{weights}: {there - len(fresh)} of {there} layers fit"))
         if fresh:
             rows.append(("", f"not in it, or of another shape: {shortened(fresh)}"))
     shared = f", {processes.world} processes" if processes.world > 1 else ""
     rows.append(("steps", f"{recipe.epochs} epochs x {len(trainer.order)} steps of {recipe.batch} images"))
+    if isinstance(trainer.model, InPhases):
+        for planned, phase in zip(trainer.model.plan, trainer.phases, strict=True):
+            span = f"{phase.end - phase.first} epochs from {phase.first} on"
+            rows.append((f"step {phase.name}", f"{span}: {planned.trains}"))
     if trainer.after is not None:
         rows += trainer.after.describe()
     if processes.device.type == "cuda":

@@ -43,13 +43,17 @@ _RULES = {
         ("Not", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Softmax", "Sqrt", "Tanh"), "same"
     ),
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Trilu"), "same"),
+    **dict.fromkeys(("Cos", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "IsNaN", "LeakyRelu"), "same"),
+    **dict.fromkeys(("LogSoftmax", "Mish", "PRelu", "Selu", "Sin", "Softplus", "Tan"), "same"),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LayerNormalization"), "same"),
     **dict.fromkeys(("ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean"), "no larger"),
     **dict.fromkeys(("ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Flatten", "Squeeze"), "no larger"),
     **dict.fromkeys(("Unsqueeze", "Transpose", "Slice", "Split", "TopK"), "no larger"),
+    **dict.fromkeys(("DepthToSpace", "ReduceL2", "ReduceSumSquare", "Size", "SpaceToDepth"), "no larger"),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Max", "Min", "Where"), "broadcast"),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), "broadcast"),
-    **dict.fromkeys(("And", "Or", "Xor"), "broadcast"),
-    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "MatMul"), "product"),
+    **dict.fromkeys(("And", "Or", "Xor", "Mean", "Sum"), "broadcast"),
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "MatMul", "Gemm", "Einsum"), "product"),
     "Concat": "sum",
 }
 """What an operator makes of constants: of the shape of its first input; each tensor no larger than that; of
@@ -146,7 +150,8 @@ def _result(op: str, given: list[Known]) -> Known | None:
     if rule in ("sum", "product"):
         return Known((sum if rule == "sum" else math.prod)(g.size for g in given))
     if op == "Shape":
-        return Known(_MOST_VALUES)
+        shape = given[0].shape if given else None
+        return Known(_MOST_VALUES) if shape is None else Known(len(shape), (len(shape),), shape)
     if op == "Range" and len(given) == 3:
         start, stop, step = (g.values[0] if g.values else math.nan for g in given)
         steps = (stop - start) / step if step else math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -116,3 +117,22 @@ def test_sets_that_number_their_classes_otherwise(tmp_path, image):
     assert [data.classes[int(t.labels[0])] for t in data.truths] == ["dog", "cat"]
     with pytest.raises(DataError, match="another kind of truth"):
         open_datasets([f"yolo:{tmp_path / 'one'}", f"folder:{tmp_path / 'two'}"])
+
+
+def test_a_set_with_some_of_the_classes_in_another_order_is_taken_by_name(voc, obj, image, tmp_path):
+    from edgedet.data import open_datasets
+
+    voc.add("a", obj("cat", 11, 11, 40, 40))
+    image(tmp_path / "images" / "b.jpg")
+    coco = {
+        "images": [{"id": 1, "file_name": "b.jpg", "width": 64, "height": 48}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": c, "bbox": [2, 2, 20, 20]} for k, c in enumerate((1, 2))
+        ],
+        "categories": [{"id": 1, "name": "sheep"}, {"id": 2, "name": "bird"}],
+    }
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps(coco))
+    data = open_datasets([f"voc:{voc.root}", f"coco:{file}"])
+    assert data.classes == open_dataset(f"voc:{voc.root}").classes
+    assert [[data.classes[k] for k in t.labels] for t in data.truths] == [["cat"], ["sheep", "bird"]]

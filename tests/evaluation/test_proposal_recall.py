@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgedet.contract.errors import DataError
 from edgedet.contract.proposals import SelectiveSearch
+from edgedet.contract.results import Detections, SegmentationMap
 from edgedet.data import open_dataset
-from edgedet.evaluation.proposal_recall import first_hits, proposal_recall
+from edgedet.evaluation.proposal_recall import evaluate_proposals, first_hits, proposal_recall
 
 
 def test_the_first_that_overlaps_counts() -> None:
@@ -33,6 +37,27 @@ def test_over_a_data_set(bright: Path) -> None:
     share, number = proposal_recall(Two(), data, (1, 2))
     assert share == {1: 0.0, 2: pytest.approx(4 / 5)}  # the cat is in a dark image
     assert number == 2
+
+
+def test_of_a_network(bright: Path) -> None:
+    """Any region counts, whatever its class and place; objects to ignore and unreadable images do not."""
+    data = open_dataset(f"voc:{bright}", "val")
+
+    def predict(image: np.ndarray) -> Detections:
+        right = [16, 16, 48, 48] if image.mean() > 128 else [0, 0, 2, 2]
+        boxes = np.array([[0, 0, 64, 64], right], np.float32)
+        return Detections(boxes, np.array([0.9, 0.1], np.float32), np.array([0, 0]))
+
+    found = evaluate_proposals(predict, data, progress=False)
+    assert (found.recall, found.objects, found.proposals) == (pytest.approx(4 / 5), 5, 2)
+    assert json.loads(found.to_json())["recall"] == found.recall
+    ignored = replace(data, truths=[replace(t, ignore=np.ones_like(t.ignore)) for t in data.truths])
+    nothing = evaluate_proposals(predict, ignored, progress=False)
+    assert nothing.recall is None and "no object that counts" in nothing.not_measured
+    half = evaluate_proposals(predict, data, iou=1.0, limit=2, progress=False)
+    assert (half.images, half.iou) == (2, 1.0) and "measured on 2 of" in half.notes[0]
+    with pytest.raises(DataError, match="gives a SegmentationMap, not regions"):
+        evaluate_proposals(lambda image: SegmentationMap(image[..., 0]), data, progress=False)
 
 
 def test_selective_search_finds_most_objects_of_photographs(shared: Path) -> None:

@@ -237,3 +237,83 @@ def test_a_pyramid_starts_from_the_shipped_backbone() -> None:
 def test_another_neck_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"no neck is named 'fpm'\. Did you mean 'fpn'"):
         Yolo(3, neck="fpm", pretrained=False)
+
+
+# the cells beside ---------------------------------------------------------------------------------------
+
+
+def three_cells(k: int = 3) -> Tensor:
+    """3 x 3 cells of 32 px, one box each, for an object over the middle row's cells: (10, 16, 86, 80).
+
+    The middle cell has its box with confidence 0.8; the right one too, with 0.6; the left one has the left
+    half of it, with 0.3.
+    """
+    grid = torch.zeros(1, 5 + k, 3, 3, dtype=torch.float64)
+    grid[:, 4] = -21.0
+    tall, wide, half = math.sqrt(64 / 96), math.sqrt(76 / 96), math.sqrt(38 / 96)
+    grid[0, :5, 1, 0] = torch.tensor([29 / 32, 0.5, half, tall, logit(0.3)])
+    grid[0, :5, 1, 1] = torch.tensor([0.5, 0.5, wide, tall, logit(0.8)])
+    grid[0, :5, 1, 2] = torch.tensor([-0.5, 0.5, wide, tall, logit(0.6)])
+    grid[0, 5, 1, 0] = grid[0, 6, 1, 2] = math.log(2)
+    return grid
+
+
+def test_cells_beside_answer_with_less_weight() -> None:
+    """Confidence by their own box's overlap, as a sum; the class as a mean; nothing else changes."""
+    truth, side = [target([[10, 16, 86, 80]], [1])], (96, 96)
+    squared = {"probability_loss": "squared"}
+    plain = YoloLoss(1, **squared)(three_cells(), truth, CELL, side)
+    terms = YoloLoss(1, neighbours=0.25, **squared)(three_cells(), truth, CELL, side)
+    assert plain["object"].item() == pytest.approx((1 - 0.8) ** 2, rel=1e-4)
+    # the right box overlaps by more than 0.6: no background even then
+    assert plain["no_object"].item() == pytest.approx(0.5 * 0.3**2, rel=1e-4)
+    beside = (1 - 0.6) ** 2 + (0.5 - 0.3) ** 2
+    assert terms["object"].item() == pytest.approx((1 - 0.8) ** 2 + 0.25 * beside, rel=1e-4)
+    assert terms["no_object"].item() == pytest.approx(0, abs=1e-8)
+    # of three classes: 1/3 each in the middle; 1/2, 1/4, 1/4 on the left; 1/4, 1/2, 1/4 on the right
+    middle, left, right = 6 / 9, 1 / 4 + 9 / 16 + 1 / 16, 1 / 16 + 1 / 4 + 1 / 16
+    assert terms["class"].item() == pytest.approx(middle + 0.25 * (left + right) / 2, rel=1e-4)
+    assert plain["class"].item() == pytest.approx(middle, rel=1e-4)
+    terms = YoloLoss(1, neighbours=0.25)(three_cells(), truth, CELL, side)
+    expected = -math.log(0.8) - 0.25 * (math.log(0.6) + 0.5 * math.log(0.3) + 0.5 * math.log(0.7))
+    assert terms["object"].item() == pytest.approx(expected, rel=1e-4)
+    assert terms["class"].item() == pytest.approx(
+        math.log(3) + 0.25 * (math.log(4) + math.log(2)) / 2, rel=1e-4
+    )
+    for name in ("xy", "wh"):
+        assert terms[name].item() == pytest.approx(plain[name].item(), abs=1e-8)
+
+
+def test_beside_a_box_without_overlap_is_background_as_before() -> None:
+    """With the weight of background: an untrained network's loss is the lecture's but for the class."""
+    grid, truth = empty_grid(b=1), [target([[0, 0, 64, 64]], [0])]
+    grid[0, 4] = logit(0.3)
+    plain, beside = (YoloLoss(1, neighbours=n)(grid, truth, CELL, SIZE) for n in (0.0, 0.5))
+    for terms in (plain, beside):
+        total = terms["object"] + terms["no_object"]
+        assert total.item() == pytest.approx(-(1 + 3 * 0.5) * math.log(0.7), rel=1e-4)
+    assert beside["object"].item() == pytest.approx(-(1 + 3 * 0.5) * math.log(0.7), rel=1e-4)
+
+
+def test_cells_beside_learn_only_confidence_and_class() -> None:
+    grid = three_cells().requires_grad_()
+    loss = YoloLoss(1, neighbours=0.25)
+    terms = loss(grid, [target([[10, 16, 86, 80]], [1])], CELL, (96, 96))
+    torch.stack(list(terms.values())).sum().backward()
+    assert grid.grad is not None
+    assert not grid.grad[0, :4, 1, 0].any()
+    assert grid.grad[0, 4:, 1, 0].all()
+
+
+def test_cells_beside_an_ignored_object_are_not_punished() -> None:
+    grid, truth = three_cells(), [target([[10, 16, 86, 80]], [1], [True])]
+    grid[0, :4] = 0
+    terms = YoloLoss(1, neighbours=0.25, probability_loss="squared")(grid, truth, CELL, (96, 96))
+    assert sum(v.item() for v in terms.values()) == pytest.approx(0, abs=1e-8)
+    terms = YoloLoss(1, probability_loss="squared")(grid, truth, CELL, (96, 96))
+    assert terms["no_object"].item() == pytest.approx(0.5 * (0.3**2 + 0.6**2), rel=1e-4)
+
+
+def test_a_model_takes_the_weight_of_the_cells_beside() -> None:
+    assert Yolo(2, neighbours=0.5, pretrained=False).criterion.neighbours == 0.5
+    assert Yolo(2, pretrained=False).criterion.neighbours == 0.0

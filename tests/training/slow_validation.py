@@ -16,7 +16,7 @@ import torch
 
 from edgedet.data import Dataset, open_dataset
 from edgedet.models import build, make_spec
-from edgedet.training import loop, processes
+from edgedet.training import loop, measuring, processes
 from edgedet.training.recipe import Recipe
 from edgedet.training.run_folder import RunFolder
 
@@ -37,7 +37,8 @@ def main(data: str, folder: str) -> None:
     """See the module's docstring."""
     torch.set_num_threads(1)
     processes.ANSWER_WITHIN = timedelta(seconds=WAIT)
-    loop.torch_under_test = functools.partial(loop.torch_under_test, batch=1)  # type: ignore[assignment]
+    one = functools.partial(measuring.torch_under_test, batch=1)
+    measuring.torch_under_test = one  # type: ignore[assignment]
     train = open_dataset(f"voc:{data}", "train")
     val = Slow(train.name, train.classes, train.truths[:4])
     model = build("yolo", len(train.classes), pretrained=False, size=list(SIZE))

@@ -46,19 +46,27 @@ MEASURED: dict[str, dict[str, object]] = {
 def test_a_card_says_what_is_measured_of_its_task_and_how_to_repeat_the_run(
     card: ModuleType, model: str
 ) -> None:
+    text = _text(card, model, "voc:VOC2007 train")
+    assert f"tools/train_weights {model} --data voc:PATH --processes 2 --split val -- --epochs 9\n" in text
+    assert ("62.12" in text) if model == "localizer" else ("76.13" in text and "87.12" in text)
+    assert ("from score 0.45" in text) == (model == "mask-rcnn")
+    assert "dog score lowest" in text
+
+
+def _text(card: ModuleType, model: str, trained_on: str, **more: object) -> str:
     data = {"data": "voc:VOC2007 val", "images": 7, "notes": []}
     classes = [{"name": "cat", "ap11": 0.9, "mean_iou": 0.9}, {"name": "dog", "ap11": 0.5, "mean_iou": 0.5}]
     found = MEASURED[model] | data | {"classes": classes}
     recipe = {"epochs": 9, "batch": 16, "lr": 1e-3, "backbone_lr": 0.3, "weight_decay": 0.02, "ema": 0.99}
     settings = {
         "model": model,
-        "data": "voc:VOC2007 train",
+        "data": trained_on,
         "data_sha256": "1" * 64,
         "weights_sha256": "",
         "seed": 0,
         "size": [320, 320],
         "processes": 2,
-        "recipe": recipe | {"model": {}},
+        "recipe": recipe | {"model": {}} | more,
     }
     run = {
         "settings": settings,
@@ -66,11 +74,8 @@ def test_a_card_says_what_is_measured_of_its_task_and_how_to_repeat_the_run(
         "versions": {"torch": "2"},
         "command": ["edgedet", "train", "--model", model, "--data", "voc:/x", "--epochs", "9", "-o", "/y"],
     }
-    text = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "")
-    assert f"tools/train_weights {model} --data voc:PATH --processes 2 --split val -- --epochs 9\n" in text
-    assert ("62.12" in text) if model == "localizer" else ("76.13" in text and "87.12" in text)
-    assert ("from score 0.45" in text) == (model == "mask-rcnn")
-    assert "dog score lowest" in text
+    text: str = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "")
+    return text
 
 
 @pytest.mark.parametrize(
@@ -88,3 +93,16 @@ def test_what_packing_needs_is_looked_at_before_training(
     assert done.returncode != 0
     assert said in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_names_all_the_data(card: ModuleType) -> None:
+    sets = ["voc:VOC2007 train", "coco:own train", "voc:VOC2012X train"]
+    assert card._options_of(sets) == "--data voc:VOC2007 --data coco:own --data voc:VOC2012X"
+    assert card._options_of(sets[:1]) == "--data voc:PATH"
+    text = _text(card, "mask-rcnn", " + ".join(sets), mosaic=0.125, letterbox=0.25, mild_epochs=5)
+    assert "12.5 % of the images mosaics, 25 % of the others with bars, 5 epochs at the end" in text
+    assert "voc:VOC2007 train: PASCAL VOC2007" in text
+    assert "coco:own train: see its own" in text
+    assert "voc:VOC2012X train: 1915 more photos" in text
+    command = ["edgedet", "train", "--data", "voc:/a", "--data", "voc:/c", "--seed", "3"]
+    assert card.options(command) == ["--seed", "3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,3 +177,24 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match=r"No layer of .*other\.safetensors fits Yolo"):
         start_from(build("yolo", 3, pretrained=False), tmp_path / "other.safetensors")
+
+
+def test_several_sets_are_trained_on_together_the_first_is_validated_on(voc: Path, tmp_path: Path) -> None:
+    more = tmp_path / "VOC2012X"
+    shutil.copytree(voc, more)
+    listed = more / "ImageSets/Main/train.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:4]))
+    (more / "ImageSets/Main/val.txt").unlink()
+    options = ["--epochs", "1", "--data", f"voc:{more}", "--json"]
+    done = train(voc, tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 6  # 8 and 4 images in twos
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert settings["data"] == "voc:VOC2007 train + voc:VOC2012X train"
+    assert settings["validation"] == "voc:VOC2007 val"
+    # the run's state belongs to the labels of both
+    label = more / "Annotations" / f"{listed.read_text().split()[0]}.xml"
+    label.write_text(label.read_text().replace("<difficult>0", "<difficult>1"))
+    refused = train(voc, tmp_path / "run", *options)
+    assert refused.returncode == 1
+    assert "data_sha256" in refused.stderr
