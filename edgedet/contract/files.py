@@ -50,20 +50,22 @@ def private_folder(parent: Path, purpose: str = "write") -> Iterator[Path]:
         os.close(lock)
 
 
-def remove_leftovers(parent: Path) -> None:
-    """Remove the hidden folders in `parent` that no living process holds."""
+def remove_leftovers(parent: Path, *, deep: bool = False) -> None:
+    """Remove the hidden folders in `parent` that no living process holds; `deep`: in all folders below too.
+
+    Raises OSError: `parent` cannot be read.
+    """
     with os.scandir(parent) as entries:
-        found = [
-            Path(e.path)
-            for e in entries
-            if e.name.startswith(_PREFIX) and e.name.endswith(_SUFFIX) and e.is_dir(follow_symlinks=False)
-        ]
-    for folder in found:
+        folders = [Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)]
+    for folder in folders:
         with contextlib.suppress(OSError):  # not ours to open, or on a file system without locks
-            lock = _locked(folder, wait=False) if fcntl else None
-            if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+            if folder.name.startswith(_PREFIX) and folder.name.endswith(_SUFFIX):
+                lock = _locked(folder, wait=False) if fcntl else None
+                if lock is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(lock)
+            elif deep:
+                remove_leftovers(folder, deep=True)
 
 
 def _locked(folder: Path, *, wait: bool) -> int | None:

@@ -7,6 +7,7 @@ nothing else, in training, evaluation and at run time, so all three make them he
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from edgedet.contract.boxes import Array, namespace
 from edgedet.contract.errors import EngineError, MissingDependency, SpecError, UnknownName
-from edgedet.contract.files import write_atomic
+from edgedet.contract.files import remove_leftovers, write_atomic
 from edgedet.contract.frames import Image, check_image
 from edgedet.contract.preprocess import FrameTransform
 from edgedet.contract.spec import ModelSpec, Proposals
@@ -197,12 +198,16 @@ class CachedProposer:
 def cached(proposals: Proposals | None, folder: Path | None) -> Proposer | None:
     """The proposer that a spec names, with a cache in a folder where one is given; None where it names none.
 
-    Raises as `make_proposer`.
+    What killed processes left half-written in the folder is removed. Raises as `make_proposer`.
     """
     if proposals is None:
         return None
     proposer = make_proposer(proposals)
-    return proposer if folder is None else CachedProposer(proposer, folder)
+    if folder is None:
+        return proposer
+    with contextlib.suppress(OSError):  # it is not there yet
+        remove_leftovers(folder, deep=True)
+    return CachedProposer(proposer, folder)
 
 
 def _read(path: Path) -> Floats | None:

@@ -62,7 +62,7 @@ class RcnnStages:
 
     def file_bytes(self) -> int:
         """See After."""
-        there = sum(p.stat().st_size for p in self.trainer.folder.stages.rglob("*") if p.is_file())
+        there = sum(p.stat().st_size for p in self._store().folder.parent.rglob("*") if p.is_file())
         return max(0, self._all_bytes() - there)
 
     def _all_bytes(self) -> int:
@@ -70,8 +70,13 @@ class RcnnStages:
         return sum(store.bytes_of(self.model.count + len(t.boxes)) for t in self.data.truths)
 
     def shared(self, rank: int, world: int) -> Iterator[dict[str, Any]]:
-        """The features: see After."""
-        return self._features(self._store(), range(rank, len(self.data), world))
+        """The features: see After. Those of other weights, of an earlier edgedet, are removed."""
+        store = self._store()
+        stages = self.trainer.folder.stages
+        if rank == 0 and stages.is_dir():
+            for folder in set(stages.iterdir()) - {store.folder.parent}:
+                shutil.rmtree(folder, ignore_errors=True)
+        return self._features(store, range(rank, len(self.data), world))
 
     def run(self) -> Iterator[dict[str, Any]]:
         """SVMs and regression: see After. Raises EmptyDataset: no image can be read."""

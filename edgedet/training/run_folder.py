@@ -67,7 +67,8 @@ class RunFolder:
 
     def _prepare(self, settings: dict[str, Any], repeatable: dict[str, Any]) -> bool:
         try:
-            remove_leftovers(self.path)  # of killed runs, before the disk's room is looked at
+            # of killed runs, before the disk's room is looked at
+            remove_leftovers(self.path, deep=True)
         except OSError as e:
             raise output_error(self.path, e) from e
         differing = self._differing(repeatable)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ VERBS = (
     *("doctor", "info", "run", "run onnxruntime", "bench", "eval"),
     *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("train", "export")),
 )
+STRACE = ("strace", "-f", "-qq", "-e", "trace=socket,connect,sendto,sendmsg")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -69,10 +71,9 @@ def commands(
     }
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """A HOME of its own, and a mark by which the processes that were started are known."""
-    (tmp_path / "home").mkdir()
+    (folder / "home").mkdir()
     # ONNX Runtime sends nothing where it finds CI
     plain = {
         k: v
@@ -80,8 +81,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         if not k.startswith("XDG_") and k not in ("CI", "ORT_DISABLE_TELEMETRY")
     }
     return plain | {
-        "HOME": str(tmp_path / "home"),
-        "MPLCONFIGDIR": str(tmp_path / "matplotlib"),
+        "HOME": str(folder / "home"),
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
         "EDGEDET_TEST": uuid.uuid4().hex,
     }
 
@@ -100,32 +101,54 @@ def files_below(folder: Path) -> list[str]:
     return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_no_process_stays_and_nothing_is_kept_under_home(
-    commands: dict[str, list[Any]], environment: dict[str, str], verb: str
-) -> None:
-    script, *args = commands[verb]
-    done = subprocess.run([SCRIPTS / script, *args], env=environment, capture_output=True, timeout=300)
+@dataclass(frozen=True)
+class Left:
+    """What a command left: the processes that stay, the files under HOME, and its calls for sockets.
+
+    calls: None where strace is absent, or may not look.
+    """
+
+    processes: list[str]
+    files: list[str]
+    calls: list[str] | None
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> bool:
+    """Whether strace may look at what a process calls."""
+    log = tmp_path_factory.mktemp("strace") / "log"
+    command = [*STRACE, "-o", str(log), "true"]
+    return shutil.which("strace") is not None and not subprocess.run(command, capture_output=True).returncode
+
+
+@pytest.fixture(scope="module", params=VERBS)
+def left(
+    request: pytest.FixtureRequest,
+    commands: dict[str, list[Any]],
+    traced: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Left:
+    """Each verb runs once; strace ends with the last process that it follows."""
+    folder = tmp_path_factory.mktemp("left")
+    env, log = environment(folder), folder / "calls"
+    script, *args = commands[request.param]
+    command = [*([*STRACE, "-o", str(log)] if traced else []), SCRIPTS / script, *args]
+    done = subprocess.run(command, env=env, capture_output=True, timeout=300)
     assert done.returncode in (0, 3), done.stderr  # 3: a network that was never trained
-    assert list(alive(environment["EDGEDET_TEST"])) == []
-    assert files_below(Path(environment["HOME"])) == []
+    processes = list(alive(env["EDGEDET_TEST"]))
+    return Left(processes, files_below(folder / "home"), log.read_text().splitlines() if traced else None)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_no_socket_is_opened(
-    commands: dict[str, list[Any]], environment: dict[str, str], tmp_path: Path, verb: str
-) -> None:
+def test_no_process_stays_and_nothing_is_kept_under_home(left: Left) -> None:
+    assert left.processes == []
+    assert left.files == []
+
+
+def test_no_socket_is_opened(left: Left) -> None:
     """Also none of a library's own, in whatever process."""
-    log = tmp_path / "calls"
-    strace = ["strace", "-f", "-qq", "-e", "trace=socket,connect,sendto,sendmsg", "-o", str(log)]
-    if shutil.which("strace") is None or subprocess.run([*strace, "true"], capture_output=True).returncode:
+    if left.calls is None:
         pytest.skip("needs strace, and the right to use it")
-    script, *args = commands[verb]
-    done = subprocess.run(
-        [*strace, SCRIPTS / script, *args], env=environment, capture_output=True, timeout=300
-    )
-    assert done.returncode in (0, 3), done.stderr
-    assert [line for line in log.read_text().splitlines() if re.search(r"AF_(INET6?|NETLINK)", line)] == []
+    assert [line for line in left.calls if re.search(r"AF_(INET6?|NETLINK)", line)] == []
 
 
 def test_the_telemetry_of_openvino_is_a_stub() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgedet.contract.errors import OutputError
-from edgedet.contract.files import atomic_path, output_error, write_atomic
+from edgedet.contract.files import atomic_path, output_error, remove_leftovers, write_atomic
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -74,6 +74,22 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
         outer.write_text("b")
         write_atomic(tmp_path / "c.json", "c")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.json", "c.json"]
+
+
+def test_leftovers_deep_below_are_removed_but_nothing_that_lives(tmp_path: Path) -> None:
+    killed = "import os, sys; from pathlib import Path; from edgedet.contract.files import atomic_path\n"
+    killed += "with atomic_path(Path(sys.argv[1])) as t: t.write_text('half'); os._exit(0)"
+    for place in ("b", "b/c"):
+        subprocess.run([sys.executable, "-c", killed, tmp_path / place / "x.json"], check=True)
+    write_atomic(tmp_path / "whole.json", "whole")
+    (tmp_path / "elsewhere").symlink_to(tmp_path.parent)
+    with atomic_path(tmp_path / "a" / "living.json") as living:
+        living.write_text("living")
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.rglob("*.partial"))) == 3
+        remove_leftovers(tmp_path, deep=True)
+        assert list(tmp_path.rglob("*.partial")) == [living.parent]
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"living.json", "whole.json"}
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from edgedet.contract.errors import ImageError, SpecError, UnknownName
+from edgedet.contract.files import atomic_path
 from edgedet.contract.preprocess import place
 from edgedet.contract.proposals import (
     CachedProposer,
     RegionInput,
     SelectiveSearch,
+    cached,
     in_runs,
     make_proposer,
     runs,
@@ -122,6 +124,20 @@ def test_the_cache_knows_a_picture_by_its_pixels(tmp_path: Path) -> None:
         found = CachedProposer(counting, tmp_path)(image)
         assert counting.asked == asked
         np.testing.assert_array_equal(found, [[0, 0, 10, 10], [4, 4, 20, 30]])
+
+
+def test_what_a_killed_run_left_in_the_cache_is_removed_by_the_next_of_any_picture(tmp_path: Path) -> None:
+    """Pictures lie in many folders, and the next run may look at none of those in this one."""
+    proposals = Proposals("selective_search", 10)
+    proposer = cached(proposals, tmp_path)
+    assert isinstance(proposer, CachedProposer)
+    left = proposer.path(GREY).parent / ".edgedet-write.killed.partial"
+    left.mkdir(parents=True)
+    (left / "half.npy").write_bytes(b"half")
+    with atomic_path(tmp_path / "zz" / "living.npy") as living:
+        living.write_bytes(b"")
+        assert cached(proposals, tmp_path) is not None
+        assert list(tmp_path.rglob("*.partial")) == [living.parent]
 
 
 def test_other_parameters_are_other_boxes(tmp_path: Path) -> None:

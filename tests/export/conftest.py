@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -73,10 +75,33 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def graphs_of() -> Iterator[Callable[[Model, ModelSpec], Graphs]]:
+    """`export_graphs`, which brings a checkpoint that several tests export from torch to ONNX once.
+
+    The same checkpoint gives the same bytes each time (test_graph.py); a spec holds its digest. The verb
+    gets a copy, to do with as it likes.
+    """
+    known: dict[str, Graphs] = {}
+
+    def once(model: Model, spec: ModelSpec) -> Graphs:
+        if spec.provenance.weights_sha256 is None:
+            return export_graphs(model, spec)
+        key = spec.with_(provenance=replace(spec.provenance, tools={})).to_json()
+        if key not in known:
+            known[key] = export_graphs(model, spec)
+        graphs = copy.deepcopy(known[key])
+        return replace(graphs, spec=graphs.spec.with_(provenance=spec.provenance))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgedet.export.job.export_graphs", once)
+        yield once
+
+
 @pytest.fixture(scope="session")
-def exported(checkpoint: Path) -> Exported:
+def exported(checkpoint: Path, graphs_of: Callable[[Model, ModelSpec], Graphs]) -> Exported:
     model, spec = load_model(checkpoint)
-    return Exported(checkpoint, model, spec, export_graphs(model, spec))
+    return Exported(checkpoint, model, spec, graphs_of(model, spec))
 
 
 @pytest.fixture(scope="session")

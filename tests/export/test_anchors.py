@@ -5,6 +5,7 @@ the same in eager torch, in every engine, and by the numpy decoder of an engine 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from edgedet.cli.main import run_verb
 from edgedet.contract.postprocess import make_postprocessor
 from edgedet.contract.preprocess import place
 from edgedet.contract.results import Detections
-from edgedet.contract.spec import Thresholds
-from edgedet.export.graph import Graphs, export_graphs, to_bytes, with_spec
+from edgedet.contract.spec import ModelSpec, Thresholds
+from edgedet.export.graph import Graphs, to_bytes, with_spec
 from edgedet.export.parity import compare
 from edgedet.models import build, make_spec
 from edgedet.models.base import Model
@@ -58,11 +59,13 @@ def checkpoint(folder: Path, variant: str) -> Path:
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    graphs_of: Callable[[Model, ModelSpec], Graphs],
 ) -> tuple[Path, Model, Graphs]:
     path = checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param)
     model, spec = load_model(path)
-    return path, model, export_graphs(model, spec)
+    return path, model, graphs_of(model, spec)
 
 
 def test_the_graph_is_what_the_eager_model_computes(made: tuple[Path, Model, Graphs]) -> None:

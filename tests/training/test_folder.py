@@ -114,14 +114,15 @@ def test_what_a_kill_left_is_removed_before_the_disk_is_looked_at(tmp_path: Path
     folder.prepare({}, {"seed": 0})
     folder.close()
     (tmp_path / "state.safetensors").write_bytes(b"a state")
-    left = tmp_path / ".edgedet-write.killed.partial"
-    left.mkdir()
-    (left / "state.safetensors").write_bytes(b"half of it")
+    places = (tmp_path, tmp_path / "proposals" / "ab", tmp_path / "stages" / "0123" / "features")
+    for left in (place / ".edgedet-write.killed.partial" for place in places):
+        left.mkdir(parents=True)
+        (left / "state.safetensors").write_bytes(b"half of it")
     for log in ("steps.jsonl", "epochs.jsonl"):
         (tmp_path / log).unlink(missing_ok=True)
     assert folder.prepare({}, {"seed": 0}), "it goes on"
     folder.close()
-    assert not left.exists()
+    assert list(tmp_path.rglob("*.partial")) == []
 
 
 def test_two_trainings_in_one_folder(voc: Path, tmp_path: Path) -> None:

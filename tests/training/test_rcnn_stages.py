@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,14 @@ import torch
 from training_runs import ENVIRONMENT, command
 
 from edgedet.contract.boxes import encode_deltas
+from edgedet.data import Dataset, Truth
+from edgedet.models import build
 from edgedet.models.rcnn import Rcnn
 from edgedet.training.checkpoint import load_model, read
+from edgedet.training.rcnn import RcnnStages, digest
 from edgedet.training.region_store import RegionStore
 from edgedet.training.ridge import Ridge
+from edgedet.training.run_folder import RunFolder
 
 SMALL = ("--model", "rcnn", "--epochs", "1", "--size", "64x96", *("--option", "proposals=12"))
 SMALL = (*SMALL, "--option", "rows=4", "--option", "side=32", "--option", "width=8", "--option", "sampled=4")
@@ -123,6 +128,28 @@ def test_a_damaged_or_foreign_file_counts_as_none(tmp_path: Path) -> None:
     assert abs(store.bytes_of(5) - size) < 600
     store.path(3).write_bytes(store.path(3).read_bytes()[:-1])
     assert 3 not in store
+
+
+def test_features_of_other_weights_are_neither_counted_nor_kept(tmp_path: Path) -> None:
+    """They are gigabytes, and nothing but their own weights can use them."""
+    model = build("rcnn", 2, pretrained=False, proposals=4, rows=4, side=32, width=8)
+    truth = Truth(Path("a.jpg"), np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.zeros(1, bool))
+    trainer = SimpleNamespace(
+        average=model, train=Dataset("one", ("a", "b"), [truth]), folder=RunFolder(tmp_path)
+    )
+    stages = RcnnStages(trainer)  # type: ignore[arg-type]
+    needed = stages.file_bytes()
+    other = tmp_path / "stages" / "0123456789abcdef" / "features" / "000000.safetensors"
+    own = tmp_path / "stages" / digest(model) / "svm-000.safetensors"
+    for file in (other, own):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(100))
+    assert stages.file_bytes() == needed - 100
+    stages.shared(1, 2)
+    assert other.exists(), "the main process removes them"
+    stages.shared(0, 2)
+    assert own.exists()
+    assert not other.exists()
 
 
 def test_the_regression_of_deltas_moves_boxes_to_their_objects() -> None:
