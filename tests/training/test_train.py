@@ -145,7 +145,7 @@ def test_what_is_frozen_stays_as_it_was_given(voc: Path, unbroken: Path, tmp_pat
     weights = unbroken / "best.safetensors"
     out = tmp_path / "frozen"
     arguments = ["--weights", str(weights), "--epochs", "1", "--freeze", "backbone", "--freeze", "fine"]
-    done = train(voc, out, *arguments, "--option", "frozen_norms=false", "--json")
+    done = train(voc, out, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert settings["recipe"]["frozen"] == ["backbone", "fine"]
