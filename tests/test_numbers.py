@@ -47,7 +47,11 @@ def test_the_runtime_and_evaluation_refuse(call: Callable[[], object]) -> None:
 RECIPES = [
     *({name: value} for name in ("lr", "clip") for value in (0, -1.0, math.nan, math.inf)),
     *({name: value} for name in ("backbone_lr", "weight_decay") for value in (-1.0, math.nan, math.inf)),
-    *({name: value} for name in ("final_lr", "ema") for value in (-0.1, 1.5, math.nan)),
+    *(
+        {name: value}
+        for name in ("final_lr", "ema", "mosaic", "letterbox")
+        for value in (-0.1, 1.5, math.nan)
+    ),
     *({name: value} for name in ("epochs", "batch") for value in (0, 1.5, True)),
     *({name: value} for name in ("warmup", "patience", "mild_epochs") for value in (-1, 0.5)),
     *({"window": window} for window in ((0, 320), (320, 10**9))),

@@ -70,7 +70,7 @@ class Recipe:
             check_number(name, getattr(self, name), above=True)
         for name in ("backbone_lr", "weight_decay"):
             check_number(name, getattr(self, name))
-        for name in ("final_lr", "ema"):
+        for name in ("final_lr", "ema", "mosaic", "letterbox"):
             check_number(name, getattr(self, name), most=1.0)
         for side in self.window or ():
             check_count("a side of the window", side, most=MAX_SIDE)

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgedet.calib import PLACEMENTS, Placement, Scales, quantise
-from edgedet.export.graph import Graphs, export_graphs, to_bytes, with_spec
+from edgedet.contract.spec import ModelSpec
+from edgedet.export.graph import Graphs, to_bytes, with_spec
+from edgedet.models.base import Model
 from edgedet.runtime import open_engine
 from edgedet.training.checkpoint import load_model
 from edgedet.weights import find
@@ -85,9 +88,9 @@ def write_probe(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> tuple[Graphs, Scales]:
+def shipped(graphs_of: Callable[[Model, ModelSpec], Graphs]) -> tuple[Graphs, Scales]:
     weights = find("yolo")
-    return export_graphs(*load_model(weights)), Scales.load(weights.parent / "calibration.json")
+    return graphs_of(*load_model(weights)), Scales.load(weights.parent / "calibration.json")
 
 
 @pytest.fixture(scope="module")
