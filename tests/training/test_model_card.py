@@ -53,7 +53,14 @@ def test_a_card_says_what_is_measured_of_its_task_and_how_to_repeat_the_run(
     assert "dog score lowest" in text
 
 
-def _text(card: ModuleType, model: str, trained_on: str, **more: object) -> str:
+def test_a_card_says_what_was_frozen_and_which_weights_these_are(card: ModuleType) -> None:
+    text = _text(card, "mask-rcnn", "voc:VOC2007 train", last=True, frozen=["backbone", "neck"])
+    assert "**Recipe.** 9 epochs, the last one's weights, batch 16," in text
+    assert "backbone and neck left as they were" in text
+    assert "--split val --last -- --epochs 9\n" in text
+
+
+def _text(card: ModuleType, model: str, trained_on: str, *, last: bool = False, **more: object) -> str:
     data = {"data": "voc:VOC2007 val", "images": 7, "notes": []}
     classes = [{"name": "cat", "ap11": 0.9, "mean_iou": 0.9}, {"name": "dog", "ap11": 0.5, "mean_iou": 0.5}]
     found = MEASURED[model] | data | {"classes": classes}
@@ -74,7 +81,7 @@ def _text(card: ModuleType, model: str, trained_on: str, **more: object) -> str:
         "versions": {"torch": "2"},
         "command": ["edgedet", "train", "--model", model, "--data", "voc:/x", "--epochs", "9", "-o", "/y"],
     }
-    text: str = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "")
+    text: str = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "", last=last)
     return text
 
 
