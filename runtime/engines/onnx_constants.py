@@ -9,6 +9,7 @@ and cannot be bounded is refused.
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def _of_one(op: str, given: Sequence[Known | None]) -> str:
 def _result(op: str, given: list[Known]) -> Known | None:
     """What a node makes of constants; None: it is no operator that can be bounded."""
     rule = _RULES.get(op)
+    if (found := _followed(op, given)) is not None:
+        return found
     if rule in ("same", "no larger") and given:
         return Known(given[0].size, given[0].shape if rule == "same" else None)
     if rule == "broadcast" and given:
@@ -157,6 +160,47 @@ def _result(op: str, given: list[Known]) -> Known | None:
         steps = (stop - start) / step if step else math.nan
         return Known(max(0, math.ceil(steps))) if math.isfinite(steps) else None
     return _sized(op, given)
+
+
+def _followed(op: str, given: list[Known]) -> Known | None:
+    """What is exactly known of an operator with which exporters compute sizes; None where it is not."""
+    shapes = [g.shape for g in given if g.shape is not None]
+    values = [g.values for g in given if g.values is not None]
+    if len(shapes) < len(given) or not given:
+        return None
+    if op == "Concat" and all(len(shape) == 1 for shape in shapes):
+        size = sum(g.size for g in given)
+        every = len(values) == len(given) and size <= _MOST_VALUES
+        return Known(size, (size,), sum(values, ()) if every else None)
+    if len(given) != 2:
+        return None
+    first, second = given
+    if op == "Unsqueeze" and second.values and all(map(math.isfinite, second.values)):
+        shape = list(shapes[0])
+        rank = len(shape) + len(second.values)
+        for axis in sorted(int(v) % rank for v in second.values):
+            shape.insert(axis, 1)
+        return Known(first.size, tuple(shape), first.values)
+    if first.values is None or second.values is None:
+        return None
+    if op == "Gather" and len(shapes[0]) == 1:
+        count = len(first.values)
+        if all(-count <= v < count for v in second.values):
+            return Known(second.size, shapes[1], tuple(first.values[int(v)] for v in second.values))
+    if op in _ARITHMETIC and max(map(len, shapes)) <= 1:
+        longest = max(map(len, values))
+        a, b = (v * longest if len(v) == 1 else v for v in values)
+        if len(a) == len(b) and longest <= _MOST_VALUES:
+            made = tuple(_ARITHMETIC[op](x, y) for x, y in zip(a, b, strict=True))
+            exact = all(abs(v) <= _EXACT for v in (*a, *b, *made))
+            return Known(longest, max(shapes, key=len), made) if exact else None
+    return None
+
+
+_ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul}
+
+_EXACT = 2.0**53
+"""Whole numbers up to here are exact in float64."""
 
 
 def _sized(op: str, given: list[Known]) -> Known | None:

@@ -92,6 +92,15 @@ BOMBS: dict[str, tuple[dict[str, np.ndarray], list[Node]]] = {
         {"x": i64(BIG, BIG), "y": i64(1, 1)},
         [("Mul", ["x", "y"], {}), ("ConstantOfShape", ["t0"], {})],
     ),
+    "a size that is put together": (
+        {"x": i64(BIG), "y": i64(0), "zero": i64(0), "big": i64(BIG)},
+        [
+            ("Concat", ["x", "y"], {"axis": 0}),
+            ("Gather", ["t0", "zero"], {"axis": 0}),
+            ("Mul", ["t1", "big"], {}),
+            ("ConstantOfShape", ["t2"], {}),
+        ],
+    ),
     "a size in a Constant": (
         {},
         [("Constant", [], {"value_ints": [BIG, BIG]}), ("ConstantOfShape", ["t0"], {})],
@@ -129,6 +138,20 @@ def test_a_constant_without_a_tensor(write: Make) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(EngineError, match="a Constant holds no tensor"):
         checked_metadata(path)
+
+
+def test_sizes_that_exporters_compute_are_followed(write: Make) -> None:
+    """torch's padding, not simplified: as many zeros as the list of pads is too short by."""
+    path = write(
+        {"p": np.asarray(1, np.int64), "first": i64(0), "place": np.asarray(0, np.int64), "sides": i64(8)},
+        ("Unsqueeze", ["p", "first"], {}),
+        ("Concat", ["t0", "t0", "t0", "t0"], {"axis": 0}),
+        ("Shape", ["t1"], {}),
+        ("Gather", ["t2", "place"], {"axis": 0}),
+        ("Sub", ["sides", "t3"], {}),
+        ("ConstantOfShape", ["t4"], {}),
+    )
+    assert checked_metadata(path)
 
 
 SOUND: dict[str, tuple[str, list[np.ndarray], dict[str, Any]]] = {
