@@ -45,9 +45,15 @@ class RcnnStages:
     """The stages after the epochs: see `training.after.After` and the module's docstring."""
 
     def __init__(self, trainer: Trainer) -> None:
-        assert isinstance(trainer.average, Rcnn)
-        self.trainer, self.model, self.data = trainer, trainer.average, trainer.train
+        self.trainer, self.data = trainer, trainer.train
         self.mining = Mining()
+
+    @property
+    def model(self) -> Rcnn:
+        """The averaged weights as they are now: a run that goes on makes them anew."""
+        average = self.trainer.average
+        assert isinstance(average, Rcnn)
+        return average
 
     def describe(self) -> list[tuple[str, str]]:
         """See After."""
