@@ -217,8 +217,10 @@ def test_an_unknown_model_is_named_with_the_close_one() -> None:
 
 
 def test_a_value_that_is_not_an_options_is_named() -> None:
-    with pytest.raises(UsageError, match="yolo cannot be built with the options width='wide'"):
+    with pytest.raises(UsageError, match="width is 'wide', expected a whole number of at least 1"):
         build("yolo", 3, width="wide", pretrained=False)
+    with pytest.raises(UsageError, match="yolo cannot be built with the options pretrained=False, size=3"):
+        build("yolo", 3, pretrained=False, size=3)
 
 
 def test_a_size_that_does_not_fit_the_stride_is_refused() -> None:
