@@ -61,7 +61,6 @@ def run(options: ExportOptions, console: LabelledConsole) -> ExportReport:
         calibration = None
         if options.precision == "int8":
             calibration = open_calibration(options, weights, spec, proposer)
-        model.operators = target.operators
         settle(model, spec.input, frames_of(evaluation, calibration), log)
         graphs = _export(model, spec, log)
 

@@ -14,15 +14,13 @@ class Target:
 
     engine: what runs it here, for the gate and for latency. plan: it becomes a TensorRT plan, in float16
     types beside INT8; `engine` then only computes what the graph says, and its latency is none of the
-    target's. suffix: of file names. operators: whether regions are found and looked at by the operators
-    (`edgedet.models.regions`), where an engine has them and is faster with them, or in the plain form.
+    target's. suffix: of file names.
     """
 
     name: str
     engine: str
     plan: bool = False
     suffix: str = ""
-    operators: bool = False
 
     @property
     def judged_in(self) -> str | None:
