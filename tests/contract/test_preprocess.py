@@ -99,10 +99,29 @@ def test_a_change_of_frame_size_leaves_no_ghost() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "count"), [((128, 192), 1), ((256, 400), 2), ((127, 192), 0), ((100, 150), 0)]
+    ("size", "steps"),
+    [
+        ((192, 128), [(2, 2)]),
+        ((400, 256), [(2, 2), (2, 2)]),
+        ((576, 216), [(2, 2), (2, 1)]),  # 1920 x 1080 to a square
+        ((216, 576), [(2, 2), (1, 2), (1, 2)]),
+        ((384, 128), [(2, 2)]),  # what remains of an axis is just two
+        ((192, 127), []),
+        ((288, 96), []),  # one axis alone
+        ((150, 100), []),
+    ],
 )
-def test_large_frames_are_halved_first(shape: tuple[int, int], count: int) -> None:
-    assert halvings((shape[1], shape[0]), (96, 64)) == count
+def test_large_frames_are_averaged_in_steps(size: tuple[int, int], steps: list[tuple[int, int]]) -> None:
+    assert halvings(size, (96, 64)) == steps
+
+
+def test_a_step_along_one_axis_is_the_mean_of_two() -> None:
+    image = picture(216, 576)
+    out, _ = preprocess(image, make())
+    halves = image.reshape(108, 2, 288, 2, 3).mean((1, 3)).reshape(108, 144, 2, 3).mean(2)
+    once = cv2.resize(halves.astype(np.float32), (96, 64), interpolation=cv2.INTER_LINEAR)[..., ::-1]
+    levels = (out[0].transpose(1, 2, 0) * make().std + make().mean) * 255
+    np.testing.assert_allclose(levels, once, atol=1.51)  # each of three steps rounds
 
 
 def test_a_frame_shrunk_in_steps_is_close_to_one_average() -> None:
