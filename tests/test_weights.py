@@ -16,17 +16,16 @@ SHIPPED = weights.shipped()
 
 
 def test_what_ships():
-    assert SHIPPED == ["deeplabv3plus", "faster-rcnn", "ssd", "yolo"]
+    assert SHIPPED == ["deeplabv3plus", "faster-rcnn", "mask-rcnn", "ssd", "yolo"]
     total = sum(f.stat().st_size for f in weights.ROOT.rglob("*.safetensors"))
-    assert total < 36 * 2**20
+    assert total < 44 * 2**20
 
 
 def test_what_does_not_ship_is_said():
     with pytest.raises(UnknownName, match="Did you mean 'yolo'"):
         weights.find("yollo")
-    with pytest.raises(
-        WeightsError, match=r"'unet' \(only for: deeplabv3plus, faster-rcnn, ssd, yolo\)"
-    ) as error:
+    names = ", ".join(SHIPPED)
+    with pytest.raises(WeightsError, match=rf"'unet' \(only for: {names}\)") as error:
         weights.find("unet")
     assert "--data masks:PATH" in (error.value.hint or "")
     assert set(SHIPPED) <= set(MODELS)
@@ -50,4 +49,4 @@ def test_the_cache_quantises_the_weights_without_an_image(name, tmp_path: Path, 
     report = json.loads((tmp_path / f"{name}-int8.report.json").read_text())
     facts = report["facts"]
     assert facts["quantisation"]["int8 convolutions"] == facts["quantisation"]["convolutions"] > 50
-    assert facts["calibration"]["images"] > 300
+    assert facts["calibration"]["images"] >= 120

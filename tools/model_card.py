@@ -93,6 +93,7 @@ def text(
     run: Mapping[str, Any],
     measured: Mapping[str, Mapping[str, Any]],
     remarks: str,
+    floats: Mapping[str, tuple[int, int]],
     *,
     last: bool = False,
 ) -> str:
@@ -100,7 +101,8 @@ def text(
 
     Args:
         run: run.json of the training. measured: what was measured -> edgedet-eval's JSON; the first is the
-            eager model, "openvino INT8" must be there. remarks: what only a person can write.
+            eager model, "openvino INT8" must be there. remarks: what only a person can write. floats: target
+            -> how many convolutions the gate left in float, of how many.
         last: the weights are those of the last epoch, not of the best validation.
     """
     settings, recipe, hardware = run["settings"], run["settings"]["recipe"], run["hardware"]
@@ -147,9 +149,10 @@ seed {settings["seed"]}, for an input of {settings["size"][0]}x{settings["size"]
 
 **Accuracy** on {eager["data"]}, {eager["images"]} images, in points
 (by `edgedet-eval FILE --data {kind}:PATH --split {split}`,
-the INT8 files by `edgedet-export --model {model} --int8 --target ENGINE --accept-unmeasured`):
+the INT8 files by `edgedet-export --model {model} --int8 --target ENGINE --eval-data {kind}:PATH`):
 
 {_summary(measured, figures.columns)}
+{_left_in_float(floats)}
 
 {notes}
 {about}{by_hand}
@@ -157,6 +160,12 @@ the INT8 files by `edgedet-export --model {model} --int8 --target ENGINE --accep
 
 **What it is bad at.** {worst}{BAD_AT.get(model, BAD_AT.get(name, ""))}
 """
+
+
+def _left_in_float(floats: Mapping[str, tuple[int, int]]) -> str:
+    """What the gate did to keep the accuracy; empty where all is INT8."""
+    some = [f"{n} of {of} convolutions for {target}" for target, (n, of) in floats.items() if n]
+    return f"\nTo keep the accuracy, the gate left in float: {', '.join(some)}.\n" if some else ""
 
 
 def shown_from(metrics: Mapping[str, Any]) -> float:

@@ -60,7 +60,15 @@ def test_a_card_says_what_was_frozen_and_which_weights_these_are(card: ModuleTyp
     assert "--split val --last -- --epochs 9\n" in text
 
 
-def _text(card: ModuleType, model: str, trained_on: str, *, last: bool = False, **more: object) -> str:
+def test_a_card_says_what_the_gate_left_in_float(card: ModuleType) -> None:
+    said = "the gate left in float: 10 of 76 convolutions for openvino."
+    assert said in _text(card, "localizer", "voc:VOC2007 train", floats=10)
+    assert "left in float" not in _text(card, "localizer", "voc:VOC2007 train")
+
+
+def _text(
+    card: ModuleType, model: str, trained_on: str, *, last: bool = False, floats: int = 0, **more: object
+) -> str:
     data = {"data": "voc:VOC2007 val", "images": 7, "notes": []}
     classes = [{"name": "cat", "ap11": 0.9, "mean_iou": 0.9}, {"name": "dog", "ap11": 0.5, "mean_iou": 0.5}]
     found = MEASURED[model] | data | {"classes": classes}
@@ -81,7 +89,8 @@ def _text(card: ModuleType, model: str, trained_on: str, *, last: bool = False, 
         "versions": {"torch": "2"},
         "command": ["edgedet", "train", "--model", model, "--data", "voc:/x", "--epochs", "9", "-o", "/y"],
     }
-    text: str = card.text(run, {"PyTorch FP32": found, "openvino INT8": found}, "", last=last)
+    measured = {"PyTorch FP32": found, "openvino INT8": found}
+    text: str = card.text(run, measured, "", {"openvino": (floats, 76)}, last=last)
     return text
 
 
