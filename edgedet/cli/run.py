@@ -197,8 +197,8 @@ class _Progress(Sink):
         self._began = 0.0
 
     def say(self, notice: Notice) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(printable(notice.text), style="yellow", markup=False)
+        """A line of its own, above the bar, and in a log too."""
+        self._console.print(printable(notice.text), style="yellow", markup=False, soft_wrap=True)
 
     def open(self, stream: RunInfo) -> None:
         """See Sink."""

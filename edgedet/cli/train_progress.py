@@ -19,7 +19,7 @@ def say(rows: list[tuple[str, str]], console: Console) -> None:
     table = Table(show_header=False, box=None)
     for what, how in rows:
         table.add_row(what, plain(how))
-    console.print(table)
+    console.print(table, soft_wrap=not console.is_terminal)  # a log's lines are not broken
 
 
 def follow(trainer: Trainer, *, quiet: bool) -> None:
@@ -37,9 +37,9 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
     notices = Console(stderr=True) if quiet else console  # a bar and a line must not share a row
     done = trainer.progress
     if done.finished:
-        console.print(f"this run is finished: {done.epoch} epochs, step {done.step}")
+        console.print(f"this run is finished: {done.epoch} epochs, step {done.step}", soft_wrap=True)
     elif done.step:
-        console.print(f"going on from epoch {done.epoch}, step {done.step}")
+        console.print(f"going on from epoch {done.epoch}, step {done.step}", soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,7 +55,7 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
         for event in trainer.run():
             if "validation" in event:
                 said = f"{epoch(event, 'validation')}: {event['measure']} {validated(event)}"
-                console.print(plain(said))
+                console.print(plain(said), soft_wrap=True)
                 continue
             if "stage" in event:
                 name = event["stage"]
@@ -63,12 +63,12 @@ def follow(trainer: Trainer, *, quiet: bool) -> None:
                     stages[name] = bar.add_task(name, total=event["total"], said="")
                 bar.update(stages[name], completed=event["done"])
                 for problem in event["problems"]:
-                    notices.print(plain(f"left out: {problem}"))
+                    notices.print(plain(f"left out: {problem}"), soft_wrap=True)
                 continue
             for problem in event["problems"]:
-                notices.print(plain(f"left out, another image takes its place: {problem}"))
+                notices.print(plain(f"left out, another image takes its place: {problem}"), soft_wrap=True)
             if "skipped" in event:
-                notices.print(f"step {event['step']} is skipped: its gradient is not finite")
+                notices.print(f"step {event['step']} is skipped: its gradient is not finite", soft_wrap=True)
             smooth = event["loss"] if not smooth else 0.98 * smooth + 0.02 * event["loss"]
             bar.update(
                 task,
