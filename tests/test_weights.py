@@ -16,7 +16,7 @@ SHIPPED = weights.shipped()
 
 
 def test_what_ships():
-    assert SHIPPED == ["deeplabv3plus", "faster-rcnn", "mask-rcnn", "ssd", "yolo"]
+    assert SHIPPED == ["deeplabv3plus", "faster-rcnn", "localizer", "mask-rcnn", "ssd", "yolo"]
     total = sum(f.stat().st_size for f in weights.ROOT.rglob("*.safetensors"))
     assert total < 44 * 2**20
 
