@@ -55,7 +55,9 @@ def train(
     ] = None,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(help="A part of the network that stays as --weights has it, e.g. backbone; repeatable."),
+        typer.Option(
+            help="A part of the network that stays as --weights has it: backbone, box_head.fc6; repeatable."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on; 'none' for no validation.")] = "val",

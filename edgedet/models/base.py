@@ -56,13 +56,15 @@ class Model(nn.Module, abc.ABC):
             return self.loss(heads, targets)
 
     def freeze(self, parts: Sequence[str]) -> None:
-        """Let training leave these parts as they are, "backbone" for example, with the statistics of norms.
+        """Let training leave these parts as they are, "backbone" or "box_head.fc6" for example, with the
+        statistics of norms.
 
         Raises:
             UnknownName: the network has no such part.
         """
-        known = [name for name, _ in self.named_children()]
+        names = [name for name, _ in self.named_modules() if name]
         for part in parts:
+            known = [name for name in names if name.count(".") == part.count(".")]
             if part not in known:
                 raise UnknownName("part of the network", part, known)
             self.get_submodule(part).requires_grad_(False).eval()

@@ -142,20 +142,32 @@ def test_fine_tuning_starts_from_the_layers_that_fit(voc: Path, unbroken: Path, 
     assert "holds a run with other settings: weights_sha256 was" in again.stderr
 
 
+def part_of(name: str) -> str:
+    """ "head.0.1.weight" -> "head.0"; of other parts the first word."""
+    return ".".join(name.split(".")[: 2 if name.startswith("head.") else 1])
+
+
 def test_what_is_frozen_stays_as_it_was_given(voc: Path, unbroken: Path, tmp_path: Path) -> None:
     weights = unbroken / "best.safetensors"
     out = tmp_path / "frozen"
-    arguments = ["--weights", str(weights), "--epochs", "1", "--freeze", "backbone", "--freeze", "fine"]
-    done = train(voc, out, *arguments, "--json")
+    frozen = ["backbone", "fine", "head.0"]
+    parts = [word for part in frozen for word in ("--freeze", part)]
+    done = train(voc, out, "--weights", str(weights), "--epochs", "1", *parts, "--json")
     assert done.returncode == 0, done.stderr
     settings = json.loads((out / "run.json").read_text())["settings"]
-    assert settings["recipe"]["frozen"] == ["backbone", "fine"]
+    assert settings["recipe"]["frozen"] == frozen
     given, tuned = read(weights)[0], read(out / "best.safetensors")[0]
-    moved = {name.partition(".")[0] for name, value in given.items() if not torch.equal(tuned[name], value)}
-    assert moved == {name.partition(".")[0] for name in given} - {"backbone", "fine"}
+    still = {n for n in given if any(n.startswith(f"{part}.") for part in frozen)}
+    assert all(torch.equal(tuned[name], given[name]) for name in still)
+    moved = {part_of(n) for n in given if not torch.equal(tuned[n], given[n])}
+    assert moved == {part_of(n) for n in given} - set(frozen)
 
     for arguments, says in (
         (["--weights", str(weights), "--freeze", "bakbone"], "Did you mean 'backbone'"),
+        (
+            ["--weights", str(weights), "--freeze", "head.9"],
+            "no part of the network is named 'head.9'. Did you mean 'head.",
+        ),
         (["--freeze", "head"], "--freeze head: nothing was learned there that could stay as it is (head"),
     ):
         done = train(voc, tmp_path / "never", *arguments)
