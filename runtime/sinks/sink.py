@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -45,7 +46,7 @@ class RunInfo:
     inputs: tuple[Path, ...] = ()
 
 
-class Sink:
+class Sink(ABC):
     """Base of all sinks. All methods are called from one thread, open first, close last and always.
 
     name: of its stage in the report, and in errors; one without a name is not timed. needs_pixels: whether
@@ -67,9 +68,9 @@ class Sink:
     def open(self, stream: RunInfo) -> None:
         """Prepare. Raises SinkError or OutputError when it cannot, before any frame is read."""
 
+    @abstractmethod
     def write(self, frame: Frame, result: Result) -> None:
         """Take one result. The frame's pixels carry the overlay and are borrowed: copy what you keep."""
-        raise NotImplementedError
 
     def notice(self, notice: Notice) -> None:
         """Something happened to the source, between two frames."""

@@ -10,6 +10,7 @@ import importlib
 import os
 import socket
 import stat
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class NotThere(SourceError):
     """A stream that cannot be reached now and may be there later: refused, silent, its host unknown."""
 
 
-class Reader:
+class Reader(ABC):
     """Frames of one file or connection. All calls from one thread.
 
     Attributes:
@@ -65,13 +66,13 @@ class Reader:
     media_time: float | None = None
     size: tuple[int, int] | None = None
 
+    @abstractmethod
     def grab(self) -> bool:
         """Wait for the next frame; False at the end. Raises SourceError: nothing came in time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def retrieve(self, buffer: Image | None) -> Image | YuvImage:
         """The frame last grabbed, as in `Source`."""
-        raise NotImplementedError
 
     def missing(self, read: int) -> int:
         """At the end: how many frames that it announced have not come, where that is certain."""

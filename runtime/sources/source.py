@@ -6,6 +6,7 @@ To add a source: a subclass of Source with `grab` and `retrieve`; live = True wh
 from __future__ import annotations
 
 import glob
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,7 +20,7 @@ MAX_TIMEOUT = 86_400.0
 """Seconds; libraries count milliseconds in 32 bits."""
 
 
-class Source:
+class Source(ABC):
     """Base of all sources. `grab` and `retrieve` are called from one thread, `stop` from any.
 
     Attributes:
@@ -43,19 +44,19 @@ class Source:
     lost: int = 0
     notify: Callable[[Notice], None] = staticmethod(lambda notice: None)
 
+    @abstractmethod
     def grab(self) -> bool:
         """Wait for the next frame; False at the end.
 
         Raises SourceError: what should have been there is not. What could be read is read before that.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def retrieve(self, buffer: Image | None) -> Image | YuvImage:
         """The pixels of the frame last grabbed: BGR, in `buffer` if it fits, or the decoder's planes.
 
         Not called for frames that are dropped. Raises like `grab`.
         """
-        raise NotImplementedError
 
     def read(self, buffer: Image | None = None) -> Image | None:
         """Grab and retrieve as BGR; None at the end."""

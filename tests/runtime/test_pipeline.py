@@ -238,6 +238,9 @@ class Unopened(Sink):
     def open(self, stream: RunInfo) -> None:
         raise SinkError("No window here.", hint="Use another.")
 
+    def write(self, frame: Frame, result: Result) -> None:
+        raise AssertionError("it was never opened")
+
 
 def test_a_sink_that_does_not_open_ends_it_before_a_frame_is_read(predictor: CpuPredictor) -> None:
     source, sink = Levels(ramp(5)), Memory()
